@@ -1,0 +1,43 @@
+"""A benchmark result: the numbers of ``metrics.json`` under the paper's column names."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from soco_core.storage import write_text
+
+COLUMNS = ("APbb", "APbb50", "APbb75", "APmk", "APmk50", "APmk75")
+"""The paper's columns (Table 1): box and mask AP in percent, over IoU .50:.95, at .50 and at .75."""
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """What one finetuning reached, and on what."""
+
+    benchmark: str
+    """Name of the benchmark, such as ``coco-fpn-1x``."""
+    method: str
+    """Row of the table: ``Scratch``, ``Supervised`` or ``SoCo``."""
+    metrics: dict[str, float | None]
+    """Values of `COLUMNS` in percent; None where the data set has nothing to evaluate."""
+    train_images: int
+    val_images: int
+    iterations: int
+    batch_size: int
+    seed: int
+    initialisation: str
+    """Where the weights came from, for people."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """More numbers of the evaluator, such as AP by size."""
+
+    def write(self, path: Path) -> None:
+        """Write ``metrics.json``."""
+        write_text(path, json.dumps(asdict(self), indent=2, allow_nan=False) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> BenchmarkResult:
+        """Read ``metrics.json``."""
+        return cls(**json.loads(path.read_text()))

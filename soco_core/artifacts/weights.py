@@ -1,0 +1,63 @@
+"""Canonical weights: safetensors with soco's own names, and the coverage report of an export.
+
+Names (docs/artifacts.md): ``encoder.*`` (a torchvision ResNet without its classifier),
+``neck.lateral_convs.i.{conv,bn}.*`` and ``neck.fpn_convs.i.{conv,bn}.*`` for P(i+2),
+``head.conv{1..}``, ``head.bn{1..}``, ``head.fc1``.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from soco_core.errors import InputError
+from soco_core.storage import atomic_file, write_text
+
+if TYPE_CHECKING:
+    import torch
+
+CANONICAL = "canonical.safetensors"
+
+
+@dataclass
+class Coverage:
+    """What became of every key: nothing is lost without a reason."""
+
+    target: str
+    """Format of the export, such as ``torchvision``."""
+    loaded: dict[str, str] = field(default_factory=dict)
+    """Canonical key -> key in the target."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Canonical (or pretraining) key -> why the target has no use for it."""
+    newly_initialised: dict[str, str] = field(default_factory=dict)
+    """Key of the target -> why no pretrained weight exists for it."""
+
+    def write(self, path: Path) -> None:
+        """Write the report as JSON."""
+        write_text(path, json.dumps(asdict(self), indent=2) + "\n")
+
+
+def save_canonical(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Write canonical weights, atomically; `metadata` is stored in the file's header."""
+    from safetensors.torch import save
+
+    contiguous = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    with atomic_file(path) as file:
+        file.write(save(contiguous, metadata))
+
+
+def load_canonical(path: str | Path) -> dict[str, torch.Tensor]:
+    """Read canonical weights.
+
+    Raises:
+        InputError: the file is missing or is not safetensors.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: not readable as safetensors ({error})") from error

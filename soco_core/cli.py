@@ -1,0 +1,1 @@
+"""`soco`: one command a stage."""

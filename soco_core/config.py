@@ -1,0 +1,418 @@
+"""The recipe: everything that determines a result, checked before anything runs.
+
+A recipe is a YAML file. Its defaults are the paper's values (section in parentheses beside each
+field); a named recipe in ``soco_core/recipes`` states only what differs. Unknown keys, wrong types
+and impossible combinations are refused with the path of the field.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from soco_core.errors import RecipeError
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+ResNetName = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
+
+
+class Section(BaseModel):
+    """A part of the recipe: unknown keys are refused, values are not silently converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class ImagesConfig(Section):
+    """How an image set is identified."""
+
+    fingerprint: Literal["contents", "sizes"] = "contents"
+    """`contents` hashes every file; `sizes` hashes names and sizes only, for sets too large to read twice."""
+
+
+class ProposalsConfig(Section):
+    """Selective search and the filter of its boxes (3.2, A.1)."""
+
+    scale: PositiveInt = 500
+    """Selective search `scale`: higher means fewer, larger segments (A.1)."""
+    sigma: PositiveFloat = 0.9
+    """Diameter of the Gaussian that smooths the image before segmentation (A.1)."""
+    min_size: PositiveInt = 10
+    """Minimum component size in pixels (A.1)."""
+    max_aspect_ratio: Annotated[float, Field(ge=1)] = 3.0
+    """Keep 1/r <= w/h <= r (3.2, requirement 1)."""
+    min_relative_size: Probability = 0.3
+    """Lower bound of sqrt(wh)/sqrt(WH) (3.2, requirement 2)."""
+    max_relative_size: Probability = 0.8
+    """Upper bound of sqrt(wh)/sqrt(WH) (3.2, requirement 2)."""
+    min_side: Annotated[int, Field(ge=0)] = 0
+    """Least width and height in pixels. The paper has no such rule; the authors' code uses 32."""
+    fallback_min_side: PositiveInt = 32
+    """Least width and height of the second fallback (the paper is silent; the authors' code: 32)."""
+
+    @model_validator(mode="after")
+    def _sizes_in_order(self) -> Self:
+        if self.min_relative_size >= self.max_relative_size:
+            raise ValueError(
+                f"min_relative_size ({self.min_relative_size}) must be below max_relative_size "
+                f"({self.max_relative_size})"
+            )
+        return self
+
+
+class ViewsConfig(Section):
+    """View construction, box jitter and augmentation (3.2, 4.1)."""
+
+    size: Annotated[int, Field(ge=32)] = 224
+    """Side of V1 and V2 in pixels (3.2)."""
+    small_size: Annotated[int, Field(ge=32)] = 112
+    """Side of V3 in pixels (3.2, Table 5a)."""
+    crop_min_scale: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Least area of V2's crop, as a share of V1's (3.2)."""
+    crop_max_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Largest area of V2's crop, as a share of V1's (3.2)."""
+    crop_max_aspect_ratio: Annotated[float, Field(ge=1)] = 4 / 3
+    """V2's crop has an aspect ratio in [1/r, r] (the paper is silent; the authors' code: 4/3)."""
+    proposals_per_image: PositiveInt = 4
+    """K, the proposals drawn for an image in each step (Table 5c)."""
+    jitter_probability: Probability = 0.5
+    """Probability that a proposal's copy in a view is jittered (3.2)."""
+    jitter_range: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
+    """Offsets r of centre and size are drawn from [-range, range] (3.2)."""
+    flip_probability: Probability = 0.5
+    """Horizontal flip, drawn for each view (4.1)."""
+    colour_jitter_probability: Probability = 0.8
+    """Probability of the colour distortion (BYOL's pipeline, 4.1)."""
+    brightness: Probability = 0.4
+    """Brightness factor is drawn from [1 - b, 1 + b]."""
+    contrast: Probability = 0.4
+    """Contrast factor is drawn from [1 - c, 1 + c]."""
+    saturation: Probability = 0.2
+    """Saturation factor is drawn from [1 - s, 1 + s]."""
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """Hue shift, in turns, is drawn from [-h, h]."""
+    grayscale_probability: Probability = 0.2
+    """Probability of grayscale."""
+    blur_probability_first: Probability = 1.0
+    """Probability of Gaussian blur in V1."""
+    blur_probability_others: Probability = 0.1
+    """Probability of Gaussian blur in V2 and V3."""
+    blur_min_sigma: PositiveFloat = 0.1
+    """Least sigma of the blur, in pixels."""
+    blur_max_sigma: PositiveFloat = 2.0
+    """Largest sigma of the blur, in pixels."""
+    solarise_probability_first: Probability = 0.0
+    """Probability of solarisation in V1."""
+    solarise_probability_others: Probability = 0.2
+    """Probability of solarisation in V2 and V3."""
+
+    @model_validator(mode="after")
+    def _ranges_in_order(self) -> Self:
+        if self.crop_min_scale > self.crop_max_scale:
+            raise ValueError(
+                f"crop_min_scale ({self.crop_min_scale}) must not exceed crop_max_scale ({self.crop_max_scale})"
+            )
+        if self.blur_min_sigma > self.blur_max_sigma:
+            raise ValueError("blur_min_sigma must not exceed blur_max_sigma")
+        if self.small_size > self.size:
+            raise ValueError(f"small_size ({self.small_size}) must not exceed size ({self.size})")
+        return self
+
+
+class ModelConfig(Section):
+    """Backbone, FPN, box head, projector and predictor of SoCo-R50-FPN (3.3, 4.1)."""
+
+    backbone: ResNetName = "resnet50"
+    """A torchvision ResNet; its stride is in the 3x3 convolution."""
+    fpn_channels: PositiveInt = 256
+    """Channels of P2..P5."""
+    head_convs: PositiveInt = 4
+    """3x3 convolutions (BN, ReLU) of the box head."""
+    head_fc_size: PositiveInt = 1024
+    """Width of the box head's output, the object-level representation h."""
+    roi_size: PositiveInt = 7
+    """Side of the RoIAlign grid."""
+    hidden_size: PositiveInt = 4096
+    """Width of the hidden layer of projector and predictor (4.1)."""
+    embedding_size: PositiveInt = 256
+    """Width of the latent embeddings v (4.1)."""
+    level_limits: tuple[PositiveInt, PositiveInt, PositiveInt] = (48, 96, 192)
+    """Largest sqrt(area), in view pixels, of a box on P2, P3, P4; larger ones go to P5 (3.3)."""
+
+    @model_validator(mode="after")
+    def _limits_increase(self) -> Self:
+        if not self.level_limits[0] < self.level_limits[1] < self.level_limits[2]:
+            raise ValueError(f"level_limits {list(self.level_limits)} must increase")
+        return self
+
+
+class PretrainConfig(Section):
+    """Optimisation of the pretraining (4.1)."""
+
+    epochs: PositiveInt = 100
+    """Passes over the image set (4.1: 100 or 400)."""
+    batch_size: Annotated[int, Field(ge=2)] = 2048
+    """Images in a step (4.1)."""
+    base_learning_rate: PositiveFloat = 1.0
+    """Learning rate for a batch of 256; it is scaled linearly with the batch (4.1)."""
+    warmup_epochs: Annotated[float, Field(ge=0)] = 10.0
+    """Epochs of linear warm-up (4.1)."""
+    warmup_start_factor: Annotated[float, Field(gt=0, le=1)] = 0.01
+    """The warm-up begins at this share of the learning rate (the authors' code)."""
+    final_learning_rate: Annotated[float, Field(ge=0)] = 1e-6
+    """Learning rate of the last step (the authors' code)."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-5
+    """Weight decay of LARS (4.1)."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum of LARS."""
+    trust_coefficient: PositiveFloat = 1e-3
+    """Trust coefficient of LARS."""
+    ema_start: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """The target network's momentum coefficient tau at step 0; it rises to 1 (4.1, Table 5d)."""
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs ({self.warmup_epochs}) must be below epochs ({self.epochs})")
+        return self
+
+
+class FinetuneConfig(Section):
+    """Mask R-CNN R50-FPN on a COCO-format data set (4.2; detectron2's settings of the COCO 1x schedule)."""
+
+    benchmark: str = "coco-fpn-1x"
+    """Name of the benchmark; the report shows the paper's rows for those of the paper."""
+    iterations: PositiveInt = 90_000
+    """Training steps (1x: 90,000)."""
+    batch_size: PositiveInt = 16
+    """Images in a step (4.2)."""
+    learning_rate: PositiveFloat = 0.02
+    """Base learning rate (4.2)."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum of SGD."""
+    weight_decay: Annotated[float, Field(ge=0)] = 2.5e-5
+    """Weight decay of SGD (4.2)."""
+    warmup_iterations: Annotated[int, Field(ge=0)] = 1000
+    """Steps over which the learning rate rises linearly (4.2)."""
+    warmup_start_factor: Annotated[float, Field(gt=0, le=1)] = 0.001
+    """The warm-up begins at this share of the learning rate (detectron2)."""
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (2 / 3, 8 / 9)
+    """Shares of the iterations after which the learning rate drops by a factor of 10 (4.2)."""
+    gradient_clip: Annotated[float, Field(ge=0)] = 0.0
+    """Largest gradient norm; 0 turns clipping off (detectron2's default)."""
+    train_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (640, 672, 704, 736, 768, 800)
+    """Short sides in pixels, one drawn for each training image."""
+    test_size: PositiveInt = 800
+    """Short side in pixels of an evaluated image."""
+    max_size: PositiveInt = 1333
+    """Largest long side in pixels."""
+    anchor_sizes: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (
+        32,
+        64,
+        128,
+        256,
+        512,
+    )
+    """Anchor sizes in pixels on P2..P6."""
+    rpn_batch_per_image: PositiveInt = 256
+    """Anchors sampled for an image's RPN loss."""
+    proposals_train: PositiveInt = 1000
+    """Proposals kept after NMS in training."""
+    proposals_test: PositiveInt = 1000
+    """Proposals kept after NMS in evaluation."""
+    roi_batch_per_image: PositiveInt = 512
+    """Proposals sampled for an image's RoI losses."""
+    mask_convs: PositiveInt = 4
+    """3x3 convolutions of the mask head."""
+    mask_channels: PositiveInt = 256
+    """Channels of the mask head."""
+    score_threshold: Probability = 0.05
+    """Detections below this score are dropped."""
+    detections_per_image: PositiveInt = 100
+    """Most detections of an image."""
+    precise_bn_images: Annotated[int, Field(ge=0)] = 3200
+    """Training images over which the batch-norm statistics are re-estimated before evaluation; 0: off."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.warmup_iterations >= self.iterations:
+            raise ValueError(
+                f"warmup_iterations ({self.warmup_iterations}) must be below iterations ({self.iterations})"
+            )
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones {list(self.milestones)} must increase")
+        largest = max(*self.train_sizes, self.test_size)
+        if largest > self.max_size:
+            raise ValueError(f"max_size ({self.max_size}) is below a short side ({largest})")
+        return self
+
+
+class DemoDataConfig(Section):
+    """The rendered scenes of `soco demo-data`."""
+
+    train_images: PositiveInt = 240
+    """Images with annotations to train on."""
+    val_images: PositiveInt = 60
+    """Images with annotations to evaluate on."""
+    unlabelled_images: PositiveInt = 400
+    """Images without annotations to pretrain on."""
+    image_size: Annotated[int, Field(ge=64, le=1024)] = 160
+    """Side of a scene in pixels."""
+
+
+class RuntimeConfig(Section):
+    """How a machine does the work; nothing here changes what is computed, so no fingerprint includes it."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes a GPU where there is one."""
+    workers: Annotated[int, Field(ge=0)] = 2
+    """Processes for selective search and for loading data; 0 works in the main process."""
+    checkpoint_steps: PositiveInt = 500
+    """Steps between checkpoints."""
+    checkpoints_kept: PositiveInt = 2
+    """Checkpoints kept, newest first."""
+    log_steps: PositiveInt = 10
+    """Steps between two points of a curve in MLflow."""
+
+
+class Recipe(Section):
+    """A complete recipe."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")] = "unnamed"
+    """Shown in reports and in MLflow."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of every random choice."""
+    images: ImagesConfig = ImagesConfig()
+    proposals: ProposalsConfig = ProposalsConfig()
+    views: ViewsConfig = ViewsConfig()
+    model: ModelConfig = ModelConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    demo_data: DemoDataConfig = DemoDataConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    def to_yaml(self) -> str:
+        """Return the resolved recipe as YAML that :func:`parse_recipe` reads back unchanged."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+    def part(self, *sections: str) -> dict[str, Any]:
+        """Return the named sections (or top-level fields) as plain JSON types, for a fingerprint."""
+        return self.model_dump(mode="json", include=set(sections))
+
+
+def named_recipes() -> list[str]:
+    """Return the names of the recipes that come with soco, sorted."""
+    folder = resources.files("soco_core") / "recipes"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a named recipe or a YAML file and apply ``section.field=value`` overrides.
+
+    Raises:
+        RecipeError: unknown recipe, unreadable file, unknown key, wrong type, impossible combination.
+    """
+    path = Path(name_or_path)
+    if name_or_path in named_recipes():
+        text = (resources.files("soco_core") / "recipes" / f"{name_or_path}.yaml").read_text()
+    elif path.suffix in {".yaml", ".yml"}:
+        try:
+            text = path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"cannot read recipe {path}: {error}") from error
+    else:
+        raise RecipeError(
+            f"unknown recipe {name_or_path!r}: give a YAML file or one of {', '.join(named_recipes())}"
+            + _suggestion(name_or_path, named_recipes())
+        )
+    return parse_recipe(text, overrides, source=name_or_path)
+
+
+def parse_recipe(text: str, overrides: Iterable[str] = (), source: str = "recipe") -> Recipe:
+    """Check the YAML text of a recipe; see :func:`load_recipe`."""
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise RecipeError(f"{source}: not valid YAML: {problem}") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"{source}: a recipe is a mapping of sections, not a {type(values).__name__}")
+    for override in overrides:
+        _apply_override(values, override)
+    try:
+        return Recipe.model_validate(_lists_to_tuples(values))
+    except ValidationError as error:
+        raise RecipeError(f"{source}: {_explain(error)}") from error
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    path, separator, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not separator or not all(keys):
+        raise RecipeError(f"--set {override!r}: write it as section.field=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {override!r}: {text!r} is not a valid YAML value") from error
+    here = values
+    for key in keys[:-1]:
+        inner = here.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise RecipeError(f"--set {override!r}: {key} is a value, not a section")
+        here = inner
+    here[keys[-1]] = value
+
+
+def _lists_to_tuples(value: Any) -> Any:
+    """YAML knows lists only, and strict pydantic takes tuples only for tuple fields.
+
+    YAML 1.1 also reads `1e-3` as text (it wants `1.0e-3`), which every reader of a recipe expects to be
+    a number.
+    """
+    if isinstance(value, dict):
+        return {key: _lists_to_tuples(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return tuple(_lists_to_tuples(item) for item in value)
+    if isinstance(value, str) and value[:1] in "+-.0123456789" and "e" in value.lower():
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _explain(error: ValidationError) -> str:
+    """Put a pydantic error on one line: each wrong field's path, what is wrong, and a near name."""
+    lines = []
+    for item in error.errors():
+        path = ".".join(str(part) for part in item["loc"]) or "recipe"
+        if item["type"] == "extra_forbidden":
+            fields = _fields_at(item["loc"][:-1])
+            lines.append(f"{path}: unknown key{_suggestion(str(item['loc'][-1]), fields)}")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            shown = "" if item["type"] == "value_error" else f" (got {item['input']!r})"
+            lines.append(f"{path}: {message}{shown}")
+    return "; ".join(lines)
+
+
+def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+    model: type[BaseModel] = Recipe
+    for part in location:
+        inner = model.model_fields[str(part)].annotation
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)
+
+
+def _suggestion(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""

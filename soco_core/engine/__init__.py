@@ -1,0 +1,1 @@
+"""The engine room of all training: processes, devices, checkpoints, signals, progress."""

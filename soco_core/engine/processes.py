@@ -1,0 +1,56 @@
+"""A stage process must not outlive the pipeline command that started it.
+
+A local pipeline runs each stage as ``sh`` -> ``python``; killing the command alone would leave the
+stage writing into a directory that the next run wants. So the command hands its process id to its
+stages, and each of them watches it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+PIPELINE_PID = "SOCO_PIPELINE_PID"
+ORPHANED_EXIT_STATUS = 143
+POLL_SECONDS = 0.5
+
+
+def end_with_pipeline() -> None:
+    """End this process (at once, as SIGKILL would) when the pipeline command that started it is gone.
+
+    Nothing happens in a process that no local pipeline started.
+    """
+    pid = os.environ.get(PIPELINE_PID)
+    if pid is not None:
+        threading.Thread(target=_watch, args=(int(pid),), name="pipeline-watch", daemon=True).start()
+
+
+def _watch(pid: int) -> None:
+    try:
+        _wait_for_end(pid)
+    finally:
+        os._exit(ORPHANED_EXIT_STATUS)
+
+
+def _wait_for_end(pid: int) -> None:
+    if hasattr(os, "pidfd_open"):
+        import select
+
+        try:
+            handle = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        except OSError:  # a kernel or sandbox without pidfd: poll instead
+            pass
+        else:
+            poll = select.poll()
+            poll.register(handle, select.POLLIN)
+            poll.poll()
+            return
+    while True:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(POLL_SECONDS)

@@ -1,0 +1,46 @@
+"""Device, threads and seeds of a training process."""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import TYPE_CHECKING, Literal
+
+from soco_core.errors import SocoError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """Return the device to train on.
+
+    Raises:
+        SocoError: `cuda` is asked for on a machine without a usable GPU.
+    """
+    import torch
+
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise SocoError("runtime.device: cuda is asked for, but no usable GPU was found; run `soco doctor`")
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(wanted)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch; training draws its own randomness from per-item generators.
+
+    On a CPU the same seed and inputs then give the same outputs. On a GPU some kernels (RoIAlign's
+    backward pass among them) add in an order that is not fixed, so runs agree only approximately.
+    """
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def usable_cores() -> int:
+    """Return the number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
