@@ -1,1 +1,201 @@
-"""`soco`: one command a stage."""
+"""`soco`: one command a stage. Each prints where its result lies, and nothing else, on standard output."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from soco_core.config import Recipe, load_recipe, named_recipes
+from soco_core.console import say
+from soco_core.errors import InterruptedStageError, SocoError, one_line
+from soco_core.tracking import TrackingContext
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Pretrain object detectors without labels (SoCo), and prove it. Each command is one stage; "
+    "`python pipelines/full_benchmark.py --local` runs them all.",
+)
+
+RecipeOption = Annotated[
+    str, typer.Option("--recipe", "-r", help=f"A YAML file, or one of: {', '.join(named_recipes())}.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Override a field of the recipe; repeatable."),
+]
+OutputOption = Annotated[str, typer.Option("--output", "-o", help="Root of all results: a directory or an s3:// URI.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+DEFAULT_RECIPE = "soco-fpn-100ep"
+DEFAULT_OUTPUT = "runs"
+
+
+@app.command("demo-data")
+def demo_data(
+    recipe: RecipeOption = "demo",
+    overrides: SetOption = None,
+    output: OutputOption = DEFAULT_OUTPUT,
+    debug: DebugOption = False,
+) -> None:
+    """Render a small labelled COCO-format data set, so that the demo needs no download."""
+    from soco_core.demo_data.stage import demo_data
+
+    print(demo_data(_recipe(recipe, overrides), output=output, tracking=_tracking()).uri)
+
+
+@app.command()
+def propose(
+    images: Annotated[str, typer.Option(help="Folder of images, of any depth.")],
+    recipe: RecipeOption = DEFAULT_RECIPE,
+    overrides: SetOption = None,
+    output: OutputOption = DEFAULT_OUTPUT,
+    shards: Annotated[int, typer.Option(min=1, help="Number of shards.")] = 1,
+    shard: Annotated[
+        str, typer.Option(metavar="I/N", help="Compute only shard I of N (I from 1); merge when all are done.")
+    ] = "",
+    merge: Annotated[bool, typer.Option("--merge", help="Only merge the finished --shards.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Find object proposals by selective search (paper 3.2, A)."""
+    from soco_core.proposals import stage
+
+    chosen = _recipe(recipe, overrides)
+    if shard:
+        index, count = _parse_shard(shard)
+        print(stage.propose_shard(chosen, images=images, output=output, index=index, count=count))
+    elif merge:
+        print(stage.merge_shards(chosen, images=images, output=output, count=shards, tracking=_tracking()).uri)
+    else:
+        print(stage.propose(chosen, images=images, output=output, shards=shards, tracking=_tracking()).uri)
+
+
+@app.command()
+def pretrain(
+    proposals: Annotated[str, typer.Option(help="Result of `soco propose`.")],
+    images: Annotated[str | None, typer.Option(help="The images, if they moved since.")] = None,
+    recipe: RecipeOption = DEFAULT_RECIPE,
+    overrides: SetOption = None,
+    output: OutputOption = DEFAULT_OUTPUT,
+    debug: DebugOption = False,
+) -> None:
+    """Pretrain backbone, FPN and box head by object-level contrastive learning (paper 3.3, 4.1)."""
+    from soco_core.pretrain.stage import pretrain
+
+    chosen = _recipe(recipe, overrides)
+    print(pretrain(chosen, proposals=proposals, images=images, output=output, tracking=_tracking()).uri)
+
+
+@app.command()
+def convert(
+    pretrained: Annotated[str, typer.Option(help="Result of `soco pretrain`.")],
+    recipe: RecipeOption = DEFAULT_RECIPE,
+    overrides: SetOption = None,
+    output: OutputOption = DEFAULT_OUTPUT,
+    debug: DebugOption = False,
+) -> None:
+    """Export pretrained weights for torchvision and detectron2, with a report of what became of every key."""
+    from soco_core.convert.stage import convert
+
+    print(convert(_recipe(recipe, overrides), pretrained=pretrained, output=output, tracking=_tracking()).uri)
+
+
+@app.command()
+def finetune(
+    coco: Annotated[str, typer.Option(help="Folder of a COCO-format data set: annotations/ and its images.")],
+    init: Annotated[
+        str, typer.Option(help="`scratch`, a file of ImageNet-supervised weights, or a result of `soco convert`.")
+    ] = "scratch",
+    method: Annotated[str | None, typer.Option(help="Row of the table; by default told from --init.")] = None,
+    recipe: RecipeOption = DEFAULT_RECIPE,
+    overrides: SetOption = None,
+    output: OutputOption = DEFAULT_OUTPUT,
+    debug: DebugOption = False,
+) -> None:
+    """Finetune and evaluate Mask R-CNN R50-FPN (paper 4.2)."""
+    from soco_core.detection.stage import finetune
+
+    chosen = _recipe(recipe, overrides)
+    print(finetune(chosen, coco=coco, init=init, method=method, output=output, tracking=_tracking()).uri)
+
+
+@app.command()
+def report(
+    benchmarks: Annotated[list[str], typer.Option("--benchmark", help="Result of `soco finetune`; repeatable.")],
+    pretrained: Annotated[str | None, typer.Option(help="Result of `soco pretrain`.")] = None,
+    proposals: Annotated[str | None, typer.Option(help="Result of `soco propose`.")] = None,
+    recipe: RecipeOption = DEFAULT_RECIPE,
+    overrides: SetOption = None,
+    output: OutputOption = DEFAULT_OUTPUT,
+    debug: DebugOption = False,
+) -> None:
+    """Set the numbers beside the paper's: tables, curves and pictures, as Markdown and HTML."""
+    from soco_core.report.stage import report
+
+    chosen = _recipe(recipe, overrides)
+    result = report(
+        chosen,
+        benchmarks=benchmarks,
+        pretrained=pretrained,
+        proposals=proposals,
+        output=output,
+        tracking=_tracking(),
+    )
+    print(result.uri)
+
+
+@app.command()
+def recipe(
+    name: Annotated[str, typer.Argument(help="A YAML file or the name of a recipe.")] = DEFAULT_RECIPE,
+    overrides: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Print a recipe with every field resolved."""
+    print(_recipe(name, overrides).to_yaml(), end="")
+
+
+@app.command()
+def doctor(debug: DebugOption = False) -> None:
+    """Say what this machine can run, what is missing, and how to get it."""
+    from soco_core.doctor import examine, show
+
+    findings = examine()
+    show(findings)
+    raise typer.Exit(1 if any(f.needed and not f.ok for f in findings) else 0)
+
+
+def main() -> None:
+    """Run the command line; an error is one line (a traceback with ``--debug``) and a non-zero status."""
+    try:
+        app()
+    except InterruptedStageError as error:
+        say(one_line(error))
+        sys.exit(130)
+    except KeyboardInterrupt:
+        say("stopped; run the same command to go on")
+        sys.exit(130)
+    except Exception as error:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        say(f"error: {one_line(error)}")
+        sys.exit(2 if isinstance(error, SocoError) else 1)
+
+
+def _recipe(name: str, overrides: list[str] | None) -> Recipe:
+    return load_recipe(name, overrides or ())
+
+
+def _tracking() -> TrackingContext | None:
+    return TrackingContext.from_environment()
+
+
+def _parse_shard(text: str) -> tuple[int, int]:
+    """Read ``I/N`` with I from 1 to N; return the index from 0, and N."""
+    index, separator, count = text.partition("/")
+    if separator and index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count):
+        return int(index) - 1, int(count)
+    raise SocoError(f"--shard {text!r}: write it as I/N with I from 1 to N, for example 1/4")

@@ -1,0 +1,52 @@
+"""Scale-aware assignment of boxes to pyramid levels, and RoIAlign at a box's own level (paper 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision.ops import roi_align
+
+from soco_core.models.backbone import STRIDES
+
+
+def assign_levels(boxes: Tensor, limits: Sequence[int]) -> Tensor:
+    """Assign boxes to levels by sqrt(area) in view pixels (3.3, "Scale-Aware Assignment").
+
+    Args:
+        boxes: XYXY pixels of the view, float [..., 4].
+        limits: largest sqrt(area) on P2, P3 and P4; a larger box belongs to P5.
+
+    Returns:
+        int64 [...], 0 for P2 to 3 for P5.
+    """
+    area = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+    # Compared as areas: a square root would move boxes that lie on a limit.
+    squares = torch.tensor([float(limit) ** 2 for limit in limits], device=boxes.device, dtype=boxes.dtype)
+    return torch.bucketize(area, squares)
+
+
+def pool_regions(pyramid: Sequence[Tensor], boxes: Tensor, levels: Tensor, size: int) -> Tensor:
+    """RoIAlign each box on its own level only.
+
+    Args:
+        pyramid: [P2, P3, P4, P5], each [N, C, H, W].
+        boxes: XYXY view pixels, float [N, K, 4].
+        levels: int64 [N, K], as of :func:`assign_levels`.
+        size: side of the output grid.
+
+    Returns:
+        float32 (the pyramid's dtype, if that is wider) [N * K, C, size, size], in the order of `boxes`.
+    """
+    count = boxes.shape[1]
+    images = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype).repeat_interleave(count)
+    rois = torch.cat([images[:, None], boxes.flatten(0, 1)], dim=1)
+    flat = levels.flatten()
+    pooled, order = [], []
+    for level, (features, stride) in enumerate(zip(pyramid, STRIDES, strict=True)):
+        chosen = torch.nonzero(flat == level).squeeze(1)
+        wide = features if features.dtype == torch.float64 else features.float()
+        pooled.append(roi_align(wide, rois[chosen].to(wide.dtype), size, 1.0 / stride, sampling_ratio=0, aligned=True))
+        order.append(chosen)
+    return torch.cat(pooled)[torch.argsort(torch.cat(order))]

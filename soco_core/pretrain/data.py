@@ -1,0 +1,85 @@
+"""Batches of views for the pretraining: one decoding an image, geometry only, on the CPU."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from soco_core.artifacts.proposals import Proposals
+from soco_core.config import Recipe
+from soco_core.errors import InputError
+from soco_core.images import BadImageError, open_image_set
+from soco_core.views.construct import View, construct_views
+from soco_core.views.random_parameters import image_generator
+
+Key = tuple[int, int]
+"""(epoch, image number)."""
+
+
+class ViewDataset(Dataset[list[View]]):
+    """The views of an image in an epoch; the same for every worker, batch position and run."""
+
+    def __init__(self, recipe: Recipe, proposals: Proposals, images: str) -> None:
+        self.recipe = recipe
+        self.proposals = proposals
+        self.image_set = open_image_set(images)
+
+    def __getitem__(self, key: Key) -> list[View]:
+        epoch, number = key
+        name = self.proposals.id(number)
+        try:
+            image = self.image_set.read(name)
+        except BadImageError as error:
+            raise InputError(
+                f"{self.image_set.root}/{name}: {error}, but it could be read when the proposals were made; "
+                "restore the file, or make the proposals again"
+            ) from error
+        generator = image_generator(self.recipe.seed, epoch, number)
+        return construct_views(image, self.proposals.boxes(number), self.recipe.views, generator)
+
+
+class EpochBatches(Sampler[list[Key]]):
+    """Batches of all remaining steps: each epoch is a permutation drawn from (seed, epoch) alone.
+
+    The last, partial batch of an epoch is dropped.
+
+    Args:
+        count: images of the set.
+        batch_size: images in a batch, at most `count`.
+        epochs: passes over the set.
+        seed: the recipe's seed.
+        first_step: steps that are already done.
+    """
+
+    def __init__(self, count: int, batch_size: int, epochs: int, seed: int, first_step: int) -> None:
+        self.count = count
+        self.batch_size = batch_size
+        self.seed = seed
+        self.first_step = first_step
+        self.steps_per_epoch = count // batch_size
+        self.total_steps = epochs * self.steps_per_epoch
+
+    def __len__(self) -> int:
+        return self.total_steps - self.first_step
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        order: list[int] = []
+        for step in range(self.first_step, self.total_steps):
+            epoch, position = divmod(step, self.steps_per_epoch)
+            if position == 0 or not order:
+                order = np.random.default_rng([self.seed, epoch]).permutation(self.count).tolist()
+            first = position * self.batch_size
+            yield [(epoch, number) for number in order[first : first + self.batch_size]]
+
+
+def view_loader(dataset: ViewDataset, batches: EpochBatches, workers: int) -> DataLoader[list[View]]:
+    """Load batches of views in `workers` processes (in this one, if 0)."""
+    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, worker_init_fn=_start_worker)
+
+
+def _start_worker(_: int) -> None:
+    # Ctrl-C reaches the whole process group; the trainer stops its loader once it has saved its state.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,77 @@
+"""`soco pretrain`: from images and their proposals to pretrained weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from soco_core.artifacts.result import ResultDirectory, locate, open_result
+from soco_core.artifacts.stage import complete
+from soco_core.config import Recipe
+from soco_core.errors import InputError
+from soco_core.tracking import Tracker, TrackingContext
+
+CONTRACT = 1
+PRETRAINED = "pretrained.safetensors"
+PICTURED_IMAGES = 4
+
+
+def pretrain(
+    recipe: Recipe,
+    *,
+    proposals: str,
+    output: str,
+    images: str | None = None,
+    tracking: TrackingContext | None = None,
+) -> ResultDirectory:
+    """Pretrain SoCo-R50-FPN (or the size that the recipe asks for) on an image set (paper 3, 4.1).
+
+    Args:
+        recipe: the resolved recipe.
+        proposals: result of `soco propose`, a directory or an S3 URI.
+        output: root of all results.
+        images: the image set, if it now lies elsewhere than when the proposals were made.
+        tracking: where to track, or None.
+
+    Returns:
+        A result with ``pretrained.safetensors`` (the online network), ``metrics.jsonl``, ``checkpoints/``
+        and ``figures/``.
+
+    Raises:
+        InputError: the proposals are missing or belong to other images.
+        InterruptedStageError: stopped by a signal, with its state saved.
+    """
+    source = open_result(proposals, stage="proposals")
+    result = locate(
+        output,
+        "pretrain",
+        CONTRACT,
+        recipe,
+        ("seed", "views", "model", "pretrain"),
+        {"proposals": source.fingerprint},
+    )
+
+    def compute(result: ResultDirectory, tracker: Tracker) -> dict[str, Any]:
+        from soco_core.artifacts.proposals import Proposals
+        from soco_core.artifacts.weights import save_canonical
+        from soco_core.images import open_image_set
+        from soco_core.pretrain.data import ViewDataset
+        from soco_core.pretrain.figures import draw_curves, draw_first_views
+        from soco_core.pretrain.trainer import Trainer
+
+        boxes = Proposals.open(source)
+        if images is not None:
+            found = open_image_set(images).fingerprint(recipe.images.fingerprint)
+            if found != boxes.image_set_fingerprint:
+                raise InputError(
+                    f"{images}: not the images that the proposals {proposals} were made for (fingerprint {found}, "
+                    f"not {boxes.image_set_fingerprint}); run `soco propose` on this folder"
+                )
+        dataset = ViewDataset(recipe, boxes, images or boxes.image_set)
+        draw_first_views(result.path / "figures" / "views.png", dataset, PICTURED_IMAGES)
+        trainer = Trainer(recipe, dataset, result, tracker)
+        summary = trainer.train()
+        save_canonical(result.path / PRETRAINED, trainer.weights(), {"fingerprint": result.fingerprint})
+        draw_curves(result.path / "figures" / "loss.png", result.path / "metrics.jsonl")
+        return summary
+
+    return complete(result, recipe, tracking, compute)

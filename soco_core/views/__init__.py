@@ -1,0 +1,1 @@
+"""Views of an image: construction, boxes, batched augmentation (paper 3.2, 4.1)."""

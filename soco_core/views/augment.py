@@ -1,0 +1,131 @@
+"""Batched augmentation on the device: flip, colour, grayscale, blur, solarise, normalise (paper 4.1).
+
+The order and the operations are BYOL's; each is defined as torchvision's function of the same name for one
+image, applied here to the images of a batch that drew it, each with its own factor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from soco_core.views.random_parameters import Augmentation
+
+MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
+STD = (58.395 / 255, 57.12 / 255, 57.375 / 255)
+"""ImageNet's RGB mean and standard deviation, as in detectron2's configurations for such weights."""
+BLUR_SIGMAS = 3.0
+"""The blur's kernel reaches this many standard deviations (of the largest sigma in the batch)."""
+SOLARISE_THRESHOLD = 128 / 255
+
+Operation = Callable[[Tensor, Tensor], Tensor]
+"""Maps the chosen images [M, 3, H, W] and their indices in the batch [M] to new images."""
+
+
+def augment(images: Tensor, augmentation: Augmentation) -> Tensor:
+    """Augment one view of a batch.
+
+    Args:
+        images: RGB, uint8 [N, 3, S, S], on any device.
+        augmentation: fields with a batch dimension in front.
+
+    Returns:
+        Normalised float32 [N, 3, S, S].
+    """
+    a = Augmentation(*(field.to(images.device) for field in augmentation))
+    x = images.float() / 255
+    x = torch.where(_per_image(a.flip), x.flip(-1), x)
+    x = distort_colour(x, a)
+    x = torch.where(_per_image(a.grayscale), to_gray(x).expand_as(x), x)
+    x = _where_drawn(x, a.blur, lambda chosen, drawn: blur(chosen, a.sigma[drawn].float()))
+    x = torch.where(_per_image(a.solarise) & (x >= SOLARISE_THRESHOLD), 1 - x, x)
+    return normalise(x)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """Subtract `MEAN` and divide by `STD`; RGB in [0, 1], float [N, 3, H, W]."""
+    return (images - _channels(MEAN, images)) / _channels(STD, images)
+
+
+def denormalise(images: Tensor) -> Tensor:
+    """Undo :func:`normalise`, for pictures."""
+    return (images * _channels(STD, images) + _channels(MEAN, images)).clamp(0, 1)
+
+
+def distort_colour(images: Tensor, augmentation: Augmentation) -> Tensor:
+    """Apply brightness, contrast, saturation and hue in each image's own order; RGB in [0, 1]."""
+    a = augmentation
+    operations: tuple[Operation, ...] = (
+        lambda x, i: (x * _per_image(a.brightness[i].float())).clamp(0, 1),
+        lambda x, i: _blend(x, to_gray(x).mean((-3, -2, -1), keepdim=True), a.contrast[i].float()),
+        lambda x, i: _blend(x, to_gray(x), a.saturation[i].float()),
+        lambda x, i: shift_hue(x, a.hue[i].float()),
+    )
+    for position in range(4):
+        for number, operation in enumerate(operations):
+            images = _where_drawn(images, a.colour & (a.order[:, position] == number), operation)
+    return images
+
+
+def to_gray(images: Tensor) -> Tensor:
+    """ITU-R 601 luma of RGB float [N, 3, H, W]: [N, 1, H, W]."""
+    r, g, b = images.unbind(-3)
+    return (0.2989 * r + 0.587 * g + 0.114 * b).unsqueeze(-3)
+
+
+def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
+    """Turn the hue of RGB float [N, 3, H, W] in [0, 1] by `turns` [N]."""
+    r, g, b = images.unbind(-3)
+    value, low = images.amax(-3), images.amin(-3)
+    chroma = value - low
+    safe = torch.where(chroma > 0, chroma, torch.ones_like(chroma))
+    saturation = torch.where(value > 0, chroma / torch.where(value > 0, value, torch.ones_like(value)), value)
+    sixth = torch.where(value == r, (g - b) / safe, torch.where(value == g, 2 + (b - r) / safe, 4 + (r - g) / safe))
+    hue = ((sixth / 6 + turns[:, None, None]) % 1.0) * 6
+    # Each channel of HSV -> RGB is one trapezoid over the hue: value * (1 - saturation * clamp(...)).
+    offsets = torch.tensor([5.0, 3.0, 1.0], device=images.device)[:, None, None]
+    k = (offsets + hue.unsqueeze(-3)) % 6
+    ramp = torch.minimum(k, 4 - k).clamp(0, 1)
+    return (value.unsqueeze(-3) * (1 - saturation.unsqueeze(-3) * ramp)).clamp(0, 1)
+
+
+def blur(images: Tensor, sigma: Tensor) -> Tensor:
+    """Blur float [N, C, H, W] with a Gaussian of its own `sigma` [N] (pixels) for each image.
+
+    The kernel is separable, truncated at `BLUR_SIGMAS` of the largest sigma, and the border is reflected.
+    """
+    count, channels, height, width = images.shape
+    radius = min(max(1, math.ceil(BLUR_SIGMAS * float(sigma.max()))), height - 1, width - 1)
+    taps = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
+    kernels = torch.exp(-0.5 * (taps / sigma[:, None]) ** 2)
+    kernels = (kernels / kernels.sum(1, keepdim=True)).repeat_interleave(channels, 0)
+    x = images.reshape(1, count * channels, height, width)
+    x = F.pad(x, (radius, radius, radius, radius), mode="reflect")
+    x = F.conv2d(x, kernels[:, None, None, :], groups=count * channels)
+    x = F.conv2d(x, kernels[:, None, :, None], groups=count * channels)
+    return x.reshape(count, channels, height, width)
+
+
+def _where_drawn(images: Tensor, drawn: Tensor, operation: Operation) -> Tensor:
+    """Apply `operation(chosen images, their indices)` to the images for which `drawn` is set."""
+    chosen = torch.nonzero(drawn).squeeze(1)
+    if len(chosen) == 0:
+        return images
+    return images.index_copy(0, chosen, operation(images[chosen], chosen))
+
+
+def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
+    weight = _per_image(factor)
+    return (weight * images + (1 - weight) * other).clamp(0, 1)
+
+
+def _per_image(values: Tensor) -> Tensor:
+    return values[:, None, None, None]
+
+
+def _channels(values: tuple[float, float, float], like: Tensor) -> Tensor:
+    return torch.tensor(values, device=like.device, dtype=like.dtype)[:, None, None]

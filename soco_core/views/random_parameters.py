@@ -1,0 +1,85 @@
+"""Every random choice about an image's views, drawn from (seed, epoch, image) alone (paper 3.2, 4.1)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from soco_core.config import ViewsConfig
+
+CROP_ATTEMPTS = 10
+"""Attempts to fit a crop of the drawn area and shape, as in torchvision's RandomResizedCrop."""
+
+Crop = tuple[int, int, int, int]
+"""left, top, width, height in pixels of V1."""
+
+
+class Augmentation(NamedTuple):
+    """What happens to the pixels of one view (BYOL's pipeline without its crop, 4.1).
+
+    A data loader's collation turns each field into a tensor with a batch dimension in front.
+    """
+
+    flip: bool
+    colour: bool
+    """Whether the four colour factors apply at all."""
+    order: npt.NDArray[np.int64]
+    """Order of brightness (0), contrast (1), saturation (2) and hue (3), int64 [4]."""
+    brightness: float
+    contrast: float
+    saturation: float
+    hue: float
+    """Shift in turns."""
+    grayscale: bool
+    blur: bool
+    sigma: float
+    """Standard deviation of the blur in pixels."""
+    solarise: bool
+
+
+def image_generator(seed: int, epoch: int, image: int) -> np.random.Generator:
+    """Return the generator of an image's views: no worker and no position in a batch has a say."""
+    return np.random.default_rng([seed, epoch, image])
+
+
+def draw_crop(config: ViewsConfig, generator: np.random.Generator) -> Crop:
+    """Draw V2's crop of V1: area in [crop_min_scale, crop_max_scale] of V1's, aspect in [1/r, r]."""
+    side = config.size
+    bound = np.log(config.crop_max_aspect_ratio)
+    for _ in range(CROP_ATTEMPTS):
+        area = side * side * generator.uniform(config.crop_min_scale, config.crop_max_scale)
+        aspect = np.exp(generator.uniform(-bound, bound))
+        width, height = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
+        if 0 < width <= side and 0 < height <= side:
+            left = int(generator.integers(0, side - width + 1))
+            top = int(generator.integers(0, side - height + 1))
+            return left, top, width, height
+    return 0, 0, side, side
+
+
+def draw_jitter(config: ViewsConfig, count: int, generator: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Draw the jitter offsets of `count` boxes, float64 [count, 4]; zeros for boxes that are spared."""
+    jittered = generator.random(count) < config.jitter_probability
+    offsets = generator.uniform(-config.jitter_range, config.jitter_range, (count, 4))
+    return offsets * jittered[:, None]
+
+
+def draw_augmentation(config: ViewsConfig, first: bool, generator: np.random.Generator) -> Augmentation:
+    """Draw the augmentation of one view; `first` is V1, whose blur and solarisation rates differ (4.1)."""
+    blur = config.blur_probability_first if first else config.blur_probability_others
+    solarise = config.solarise_probability_first if first else config.solarise_probability_others
+    return Augmentation(
+        flip=bool(generator.random() < config.flip_probability),
+        colour=bool(generator.random() < config.colour_jitter_probability),
+        order=generator.permutation(4),
+        brightness=float(generator.uniform(1 - config.brightness, 1 + config.brightness)),
+        contrast=float(generator.uniform(1 - config.contrast, 1 + config.contrast)),
+        saturation=float(generator.uniform(1 - config.saturation, 1 + config.saturation)),
+        hue=float(generator.uniform(-config.hue, config.hue)),
+        grayscale=bool(generator.random() < config.grayscale_probability),
+        blur=bool(generator.random() < blur),
+        sigma=float(generator.uniform(config.blur_min_sigma, config.blur_max_sigma)),
+        solarise=bool(generator.random() < solarise),
+    )
