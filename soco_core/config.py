@@ -27,7 +27,9 @@ ResNetName = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
 class Section(BaseModel):
     """A part of the recipe: unknown keys are refused, values are not silently converted."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class ImagesConfig(Section):
@@ -221,8 +223,14 @@ class FinetuneConfig(Section):
         512,
     )
     """Anchor sizes in pixels on P2..P6."""
+    canonical_box_size: PositiveInt = 224
+    """A box of this side in pixels is pooled from P4, one of half of it from P3 (FPN, equation 1)."""
     rpn_batch_per_image: PositiveInt = 256
     """Anchors sampled for an image's RPN loss."""
+    anchors_train: PositiveInt = 2000
+    """Best anchors of each level that go into the RPN's NMS in training (detectron2)."""
+    anchors_test: PositiveInt = 1000
+    """Best anchors of each level that go into the RPN's NMS in evaluation (detectron2)."""
     proposals_train: PositiveInt = 1000
     """Proposals kept after NMS in training."""
     proposals_test: PositiveInt = 1000
@@ -303,8 +311,13 @@ class Recipe(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
     def part(self, *sections: str) -> dict[str, Any]:
-        """Return the named sections (or top-level fields) as plain JSON types, for a fingerprint."""
-        return self.model_dump(mode="json", include=set(sections))
+        """Return the named sections (or top-level fields) as plain JSON types, for a fingerprint.
+
+        Raises:
+            KeyError: the recipe has no such section; a fingerprint that left it out would be wrong.
+        """
+        values = self.model_dump(mode="json")
+        return {section: values[section] for section in sections}
 
 
 def named_recipes() -> list[str]:
@@ -321,10 +334,10 @@ def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
     """
     path = Path(name_or_path)
     if name_or_path in named_recipes():
-        text = (resources.files("soco_core") / "recipes" / f"{name_or_path}.yaml").read_text()
+        text = (resources.files("soco_core") / "recipes" / f"{name_or_path}.yaml").read_text(encoding="utf-8")
     elif path.suffix in {".yaml", ".yml"}:
         try:
-            text = path.read_text()
+            text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"cannot read recipe {path}: {error}") from error
     else:
@@ -338,10 +351,12 @@ def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
 def parse_recipe(text: str, overrides: Iterable[str] = (), source: str = "recipe") -> Recipe:
     """Check the YAML text of a recipe; see :func:`load_recipe`."""
     try:
-        values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
+        values = yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2026-02-30
         problem = " ".join(str(error).split())
         raise RecipeError(f"{source}: not valid YAML: {problem}") from error
+    if values is None:
+        values = {}
     if not isinstance(values, dict):
         raise RecipeError(f"{source}: a recipe is a mapping of sections, not a {type(values).__name__}")
     for override in overrides:
@@ -352,6 +367,17 @@ def parse_recipe(text: str, overrides: Iterable[str] = (), source: str = "recipe
         raise RecipeError(f"{source}: {_explain(error)}") from error
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML keeps the last of two equal keys without a word; a section given twice must not be lost so."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def _apply_override(values: dict[str, Any], override: str) -> None:
     path, separator, text = override.partition("=")
     keys = path.strip().split(".")
@@ -359,7 +385,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set {override!r}: write it as section.field=value")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise RecipeError(f"--set {override!r}: {text!r} is not a valid YAML value") from error
     here = values
     for key in keys[:-1]:

@@ -8,15 +8,16 @@ environment (``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL_S3``, a profile, a pod's 
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlsplit
+from uuid import uuid4
 
 from soco_core.errors import InputError
+
+TEMPORARY_SUFFIX = ".tmp"
 
 
 def is_s3(uri: str | Path) -> bool:
@@ -36,23 +37,24 @@ def atomic_file(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a local file for writing that takes its name only when the block ends without an error.
 
     The data are flushed to disk before the rename, so a crash leaves the old file or the new one,
-    never a part.
+    never a part. A process that is killed in the block leaves a hidden ``.NAME.*.tmp`` behind.
+
+    Args:
+        path: the file; missing folders above it are created.
+        mode: ``wb`` or ``w`` (UTF-8 text).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    # Not tempfile: its files are private, and a result is as readable as any other file of the user.
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}{TEMPORARY_SUFFIX}")
     try:
-        # mkstemp makes files private; a result is as readable as any other file of the user.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.fchmod(handle, 0o666 & ~umask)
-        with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
+        with temporary.open(mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -90,7 +92,10 @@ def read_bytes(uri: str | Path) -> bytes:
 
 def read_text(uri: str | Path) -> str:
     """Return the contents of a UTF-8 file or object; raises as :func:`read_bytes` does."""
-    return read_bytes(uri).decode()
+    try:
+        return read_bytes(uri).decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{uri}: not UTF-8 text ({error.reason} at byte {error.start})") from error
 
 
 def exists(uri: str | Path) -> bool:
@@ -116,7 +121,9 @@ def list_objects(uri: str) -> Iterator[tuple[str, int]]:
     with s3_errors(uri):
         for page in s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
             for entry in page.get("Contents", []):
-                yield entry["Key"].removeprefix(prefix), int(entry["Size"])
+                # Consoles mark a "folder" by an empty object whose key ends in a slash.
+                if not entry["Key"].endswith("/"):
+                    yield entry["Key"].removeprefix(prefix), int(entry["Size"])
 
 
 def upload(path: Path, uri: str) -> None:
@@ -133,12 +140,22 @@ def download(uri: str, path: Path) -> None:
         s3_client().download_fileobj(bucket, key, file)
 
 
+def delete(uri: str | Path) -> None:
+    """Remove a file or object; it is no error if there is none."""
+    if not is_s3(uri):
+        Path(uri).unlink(missing_ok=True)
+        return
+    bucket, key = split_s3(uri)
+    with s3_errors(uri):
+        s3_client().delete_object(Bucket=bucket, Key=key)
+
+
 def split_s3(uri: str | Path) -> tuple[str, str]:
-    """Return (bucket, key) of an S3 URI."""
-    parts = urlsplit(str(uri))
-    if parts.scheme != "s3" or not parts.netloc:
+    """Return (bucket, key) of an S3 URI; a key may hold any character, ``#`` and ``?`` too."""
+    bucket, _, key = str(uri).removeprefix("s3://").partition("/")
+    if not is_s3(uri) or not bucket:
         raise InputError(f"{uri}: not an S3 URI; write it as s3://bucket/key")
-    return parts.netloc, parts.path.lstrip("/")
+    return bucket, key.lstrip("/")
 
 
 @cache
@@ -147,7 +164,12 @@ def s3_client() -> Any:
     import boto3
     from botocore.config import Config
 
-    return boto3.client("s3", config=Config(retries={"max_attempts": 6, "mode": "standard"}))
+    retries = {"max_attempts": 6, "mode": "standard"}
+    return boto3.client("s3", config=Config(retries=retries, connect_timeout=10))
+
+
+# A forked worker must not talk over its parent's connections.
+os.register_at_fork(after_in_child=s3_client.cache_clear)
 
 
 @contextmanager
@@ -161,5 +183,6 @@ def s3_errors(uri: str | Path) -> Iterator[None]:
     except ClientError as error:
         detail = error.response.get("Error", {})
         raise InputError(f"{uri}: the S3 store answered {detail.get('Code')}: {detail.get('Message')}") from error
-    except (BotoCoreError, Boto3Error) as error:
-        raise InputError(f"{uri}: {error}; check the endpoint, region and credentials in the environment") from error
+    except (BotoCoreError, Boto3Error, ValueError) as error:  # botocore takes a bad endpoint for a ValueError
+        cause = " ".join(str(error).split())
+        raise InputError(f"{uri}: {cause}; check the endpoint, region and credentials in the environment") from error

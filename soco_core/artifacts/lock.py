@@ -2,7 +2,8 @@
 
 On a file system the lock is the operating system's (it goes when its holder dies, however that
 happens). On S3 it is an object that is created only if absent, renewed while its holder lives, and
-free for the taking once it has not been renewed for a minute.
+free for the taking once it has not been renewed for a minute. The store must know conditional writes
+(`If-None-Match` and `If-Match` on PutObject); AWS S3 and MinIO do.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ import json
 import os
 import platform
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 from soco_core import storage
-from soco_core.errors import ResultLockedError
+from soco_core.errors import InputError, ResultLockedError
 
 S3_LEASE_SECONDS = 60.0
 S3_RENEWAL_SECONDS = 15.0
@@ -31,81 +32,168 @@ def local_lock(path: Path, what: str) -> Iterator[None]:
 
     Raises:
         ResultLockedError: another process holds it; the message names it.
+        InputError: the file cannot be written.
     """
     import filelock
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    holder = path.with_name(f"{path.stem}.holder")
+    holder = path.with_name(f"{path.name}.holder")
     lock = filelock.FileLock(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
-        by = holder.read_text() if holder.exists() else "another process"
         raise ResultLockedError(
-            f"{what} is being written by {by}; wait for it to end, or stop it and run this again"
+            f"{what} is being written by {_read_holder(holder)}; wait for it to end, or stop it and run this again"
         ) from error
+    except OSError as error:
+        raise InputError(f"{what}: cannot be written ({path}: {error.strerror})") from error
     try:
-        holder.write_text(_who())
+        storage.write_text(holder, _who())
         yield
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
 
 
+@dataclass(frozen=True)
+class _Found:
+    """A lease as it lies in the store."""
+
+    token: str
+    holder: str
+    etag: str
+    age: float
+    """Seconds since it was written, by the store's clock, so that no other clock matters."""
+
+
+class Lease:
+    """An exclusive lease on an S3 object, as :func:`s3_lock` gives it."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.token = uuid4().hex
+        self._what = uri.rsplit("/", 1)[0]
+        self._etag = ""
+        self._lost = False
+        self._renewing = threading.Lock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep_renewing, name="lease", daemon=True)
+
+    def check(self) -> None:
+        """Renew the lease; call it before each write that it protects.
+
+        Raises:
+            ResultLockedError: it was lost (this process slept, or was cut off from the store, for longer than a
+                lease lasts), and another process may be writing.
+            InputError: the store cannot be reached.
+        """
+        with self._renewing:
+            if not self._lost:
+                etag = self._put(IfMatch=self._etag)
+                if etag is None:
+                    found = self._read()
+                    # A renewal whose answer was lost on the way has arrived all the same.
+                    etag = found.etag if found is not None and found.token == self.token else None
+                self._lost = etag is None
+                self._etag = etag or ""
+            if self._lost:
+                raise ResultLockedError(
+                    f"{self._what}: another process took the lock while this one did not answer; nothing more is "
+                    "written. Run this again when the other has ended"
+                )
+
+    def _take(self, former_token: str) -> None:
+        etag = self._put(IfNoneMatch="*")
+        if etag is None:
+            found = self._read()
+            if found is not None and found.token == self.token:
+                etag = found.etag
+            elif found is not None and (found.age >= S3_LEASE_SECONDS or found.token == former_token):
+                etag = self._put(IfMatch=found.etag)
+            elif found is not None:
+                raise ResultLockedError(
+                    f"{self._what} is being written by {found.holder}; wait for it to end, or stop it "
+                    "and run this again a minute later"
+                )
+        if etag is None:
+            raise ResultLockedError(f"{self._what}: another process holds or held the lock just now; run this again")
+        self._etag = etag
+        self._thread.start()
+
+    def _release(self) -> None:
+        self._ended.set()
+        self._thread.join()
+        # What cannot be released now is free in a minute; that is no reason to fail.
+        with suppress(InputError):
+            found = self._read()
+            if found is not None and found.token == self.token:
+                storage.delete(self.uri)
+
+    def _keep_renewing(self) -> None:
+        while not self._ended.wait(S3_RENEWAL_SECONDS):
+            # The holder hears of a loss at its next write; a store that does not answer is asked again.
+            with suppress(ResultLockedError, InputError):
+                self.check()
+
+    def _put(self, **condition: str) -> str | None:
+        """Write the lease; return its ETag, or None if the condition does not hold."""
+        from botocore.exceptions import ClientError
+
+        bucket, key = storage.split_s3(self.uri)
+        body = json.dumps({"token": self.token, "holder": _who()}).encode()
+        with storage.s3_errors(self.uri):
+            try:
+                return str(storage.s3_client().put_object(Bucket=bucket, Key=key, Body=body, **condition)["ETag"])
+            except ClientError as error:
+                if error.response["Error"]["Code"] in {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"}:
+                    return None
+                raise
+
+    def _read(self) -> _Found | None:
+        from botocore.exceptions import ClientError
+
+        bucket, key = storage.split_s3(self.uri)
+        with storage.s3_errors(self.uri):
+            try:
+                answer = storage.s3_client().get_object(Bucket=bucket, Key=key)
+            except ClientError as error:
+                if error.response["Error"]["Code"] == "NoSuchKey":
+                    return None
+                raise
+            content = json.loads(answer["Body"].read())
+        now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+        age = (now - answer["LastModified"]).total_seconds()
+        return _Found(content["token"], content["holder"], answer["ETag"], age)
+
+
 @contextmanager
-def s3_lock(uri: str) -> Iterator[None]:
-    """Hold an exclusive lease on an S3 object; raises as :func:`local_lock` does."""
-    token = uuid4().hex
-    if not _create(uri, token):
-        held = json.loads(storage.read_bytes(uri))
-        if time.time() < held["expires"]:
-            raise ResultLockedError(
-                f"{uri.rsplit('/', 1)[0]} is being written by {held['holder']}; wait for it to end, or stop it "
-                "and run this again a minute later"
-            )
-        _delete(uri)
-        if not _create(uri, token):
-            raise ResultLockedError(f"{uri.rsplit('/', 1)[0]}: another process took the lock; run this again later")
-    ended = threading.Event()
-    renewal = threading.Thread(target=_renew, args=(uri, token, ended), daemon=True)
-    renewal.start()
+def s3_lock(uri: str, local_copy: Path) -> Iterator[Lease]:
+    """Hold an exclusive lease on an S3 object.
+
+    Args:
+        uri: the object.
+        local_copy: the folder that the holder works in, under its :func:`local_lock`. The lease's token is
+            kept there: a lease with that token is of a dead process, and need not be waited for.
+
+    Raises:
+        ResultLockedError: another process holds it; the message names it.
+    """
+    lease = Lease(uri)
+    former = local_copy / ".lease"
+    lease._take(storage.read_text(former) if former.exists() else "")
     try:
-        yield
+        storage.write_text(former, lease.token)
+        yield lease
     finally:
-        ended.set()
-        renewal.join()
-        _delete(uri)
+        lease._release()
 
 
 def _who() -> str:
     return f"process {os.getpid()} on {platform.node()}"
 
 
-def _lease(token: str) -> bytes:
-    content: dict[str, Any] = {"token": token, "holder": _who(), "expires": time.time() + S3_LEASE_SECONDS}
-    return json.dumps(content).encode()
-
-
-def _create(uri: str, token: str) -> bool:
-    from botocore.exceptions import ClientError
-
-    bucket, key = storage.split_s3(uri)
-    with storage.s3_errors(uri):
-        try:
-            storage.s3_client().put_object(Bucket=bucket, Key=key, Body=_lease(token), IfNoneMatch="*")
-        except ClientError as error:
-            if error.response["Error"]["Code"] in {"PreconditionFailed", "ConditionalRequestConflict"}:
-                return False
-            raise
-    return True
-
-
-def _delete(uri: str) -> None:
-    bucket, key = storage.split_s3(uri)
-    with storage.s3_errors(uri):
-        storage.s3_client().delete_object(Bucket=bucket, Key=key)
-
-
-def _renew(uri: str, token: str, ended: threading.Event) -> None:
-    while not ended.wait(S3_RENEWAL_SECONDS):
-        storage.write_bytes(uri, _lease(token))
+def _read_holder(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:  # it has only just taken the lock, or only just gone
+        return "another process"

@@ -43,7 +43,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a metrics file; a last line that a crash cut short is left out."""
     entries: list[dict[str, Any]] = []
     if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 entries.append(json.loads(line))
             except ValueError:

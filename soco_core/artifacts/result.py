@@ -4,14 +4,15 @@ A result lies in ``<output>/<stage>/<fingerprint>/``. The fingerprint covers all
 its part of the recipe, the fingerprints of its inputs, the version of its contract. ``done.json`` is
 written last. A stage that finds it does nothing; one that finds a part goes on from there.
 
-With an ``s3://`` output the stage works in a local copy: what a former attempt published is fetched
-first, and :meth:`ResultDirectory.publish` sends files as they are finished.
+With an ``s3://`` output the stage works in a local copy (below ``SOCO_SCRATCH``): what a former attempt
+published is fetched first, and :meth:`ResultDirectory.publish` sends files as they are finished.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,14 +22,14 @@ from typing import Any
 import soco_core
 from soco_core import storage
 from soco_core.artifacts.fingerprint import file_sha256, fingerprint
-from soco_core.artifacts.lock import local_lock, s3_lock
+from soco_core.artifacts.lock import Lease, local_lock, s3_lock
 from soco_core.config import Recipe
 from soco_core.errors import InputError
 
 DONE = "done.json"
 RECIPE = "config.yaml"
-# Below this size a file may be a pointer whose contents change while its size stays.
-SMALL_FILE_BYTES = 1 << 20
+# A file that nobody has written to for so long is what a killed attempt left behind.
+ABANDONED_SECONDS = 3600.0
 
 
 @dataclass
@@ -44,6 +45,9 @@ class ResultDirectory:
     determined_by: dict[str, Any]
     done: dict[str, Any] | None = field(default=None)
     """Contents of ``done.json``; None while the result is not whole."""
+    lease: Lease | None = field(default=None, repr=False)
+    """What keeps other writers out of `uri` if that is on S3; None while this process does not write."""
+    _published: dict[Path, tuple[int, int]] = field(default_factory=dict, repr=False)
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -52,19 +56,29 @@ class ResultDirectory:
         return dict(self.done["summary"])
 
     def publish(self, *paths: Path) -> None:
-        """Make finished files (all, if none is named) visible at `uri`; nothing to do on a file system."""
+        """Make finished files visible at `uri`; nothing to do on a file system.
+
+        Args:
+            paths: the files; if none is named, all that changed since they were published.
+
+        Raises:
+            ResultLockedError: the lock on `uri` was lost.
+        """
         if not storage.is_s3(self.uri):
             return
-        for path in paths or tuple(_files(self.path)):
-            storage.upload(path, storage.join(self.uri, path.relative_to(self.path).as_posix()))
+        if self.lease is not None:
+            self.lease.check()
+        for path in paths or tuple(path for path in _files(self.path) if self._published.get(path) != _stamp(path)):
+            stamp = _stamp(path)
+            storage.upload(path, self._published_as(path))
+            self._published[path] = stamp
 
     def unpublish(self, *paths: Path) -> None:
         """Remove files here and at `uri`."""
         for path in paths:
             path.unlink(missing_ok=True)
             if storage.is_s3(self.uri):
-                bucket, key = storage.split_s3(storage.join(self.uri, path.relative_to(self.path).as_posix()))
-                storage.s3_client().delete_object(Bucket=bucket, Key=key)
+                storage.delete(self._published_as(path))
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write ``done.json``: the result is whole. `summary` is plain JSON, shown to users."""
@@ -89,6 +103,9 @@ class ResultDirectory:
         if storage.is_s3(self.uri):
             storage.write_text(storage.join(self.uri, DONE), text)
         self.done = done
+
+    def _published_as(self, path: Path) -> str:
+        return storage.join(self.uri, path.relative_to(self.path).as_posix())
 
 
 def locate(
@@ -121,13 +138,16 @@ def writing(result: ResultDirectory, recipe: Recipe) -> Iterator[ResultDirectory
 
     Raises:
         ResultLockedError: another process is writing it.
+        InputError: the directory cannot be written.
     """
-    result.path.mkdir(parents=True, exist_ok=True)
     with local_lock(result.path / ".lock", result.uri):
         if storage.is_s3(result.uri):
-            with s3_lock(storage.join(result.uri, ".lock")):
-                _fetch(result.uri, result.path)
-                yield _prepared(result, recipe)
+            with s3_lock(storage.join(result.uri, ".lock"), result.path) as lease:
+                result.lease = lease
+                try:
+                    yield _prepared(result, recipe)
+                finally:
+                    result.lease = None
         else:
             yield _prepared(result, recipe)
 
@@ -136,7 +156,8 @@ def open_result(uri: str | Path, stage: str | None = None) -> ResultDirectory:
     """Open a whole result of a former stage for reading (fetched first, if it is on S3).
 
     Raises:
-        InputError: there is no result, it is not whole, or it is another stage's.
+        InputError: there is no result, it is not whole, it is another stage's, or a file of it is missing
+            or not as it was written.
     """
     uri = str(uri) if storage.is_s3(uri) else str(Path(uri).resolve())
     done = _read_done(uri)
@@ -146,13 +167,24 @@ def open_result(uri: str | Path, stage: str | None = None) -> ResultDirectory:
         raise InputError(f"{uri}: a result of `{done['stage']}`, but one of `{stage}` is needed")
     path = _local(uri)
     if storage.is_s3(uri):
-        _fetch(uri, path)
+        _fetch_whole(uri, path, done["files"])
+    for name, entry in done["files"].items():
+        if not (path / name).is_file() or (path / name).stat().st_size != entry["bytes"]:
+            raise InputError(
+                f"{storage.join(uri, name)}: missing or damaged; delete {storage.join(uri, DONE)} and run the stage "
+                f"`{done['stage']}` again to make the result whole"
+            )
     return ResultDirectory(uri, path, done["fingerprint"], done["stage"], done["determined_by"], done)
 
 
 def _prepared(result: ResultDirectory, recipe: Recipe) -> ResultDirectory:
     result.done = _read_done(result.uri)
     if result.done is None:
+        for path in result.path.rglob(f".*{storage.TEMPORARY_SUFFIX}"):
+            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                path.unlink(missing_ok=True)
+        if storage.is_s3(result.uri):
+            _fetch_part(result)
         storage.write_text(result.path / RECIPE, recipe.to_yaml())
         result.publish(result.path / RECIPE)
     return result
@@ -163,20 +195,26 @@ def _read_done(uri: str) -> dict[str, Any] | None:
     if not storage.exists(where):
         return None
     try:
-        return dict(json.loads(storage.read_bytes(where)))
-    except ValueError as error:
+        done: dict[str, Any] = json.loads(storage.read_bytes(where))
+        missing = {"stage", "fingerprint", "determined_by", "summary", "files"} - set(done)
+    except (ValueError, TypeError) as error:
         raise InputError(f"{where}: damaged ({error}); delete it, and its stage will complete the result") from error
+    if missing:
+        raise InputError(f"{where}: not a result of soco (it lacks {', '.join(sorted(missing))})")
+    return done
 
 
 def _files(folder: Path) -> Iterator[Path]:
+    """Yield the files of a result, sorted; hidden ones (locks, unfinished files) and ``done.json`` are none."""
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and not _private(path.name):
+        relative = path.relative_to(folder)
+        if path.is_file() and relative != Path(DONE) and not any(part.startswith(".") for part in relative.parts):
             yield path
 
 
-def _private(name: str) -> bool:
-    """Locks, files that are still being written, and ``done.json``, which goes its own way."""
-    return name == DONE or name.startswith(".") or name.endswith((".lock", ".holder"))
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
 
 
 def _local(uri: str) -> Path:
@@ -186,10 +224,25 @@ def _local(uri: str) -> Path:
     return Path(root, *storage.split_s3(uri))
 
 
-def _fetch(uri: str, folder: Path) -> None:
-    """Bring the local copy up to what is published; large files of the same size are taken to be the same."""
-    for name, size in storage.list_objects(uri):
-        path = folder / name
-        same = size >= SMALL_FILE_BYTES and path.exists() and path.stat().st_size == size
-        if not (same or _private(Path(name).name)):
+def _fetch_part(result: ResultDirectory) -> None:
+    """Fetch what a former attempt published; a local file of the same name may be of yet another attempt."""
+    for name, _ in storage.list_objects(result.uri):
+        if name != DONE and not any(part.startswith(".") for part in Path(name).parts):
+            path = _inside(result.path, name)
+            storage.download(storage.join(result.uri, name), path)
+            result._published[path] = _stamp(path)
+
+
+def _fetch_whole(uri: str, folder: Path, files: dict[str, dict[str, Any]]) -> None:
+    """Fetch the files of a finished result that are not here yet."""
+    for name, entry in files.items():
+        path = _inside(folder, name)
+        here = path.is_file() and path.stat().st_size == entry["bytes"] and file_sha256(path) == entry["sha256"]
+        if not here:
             storage.download(storage.join(uri, name), path)
+
+
+def _inside(folder: Path, name: str) -> Path:
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise InputError(f"{name!r}: not a file name of a result")
+    return folder / name

@@ -2,27 +2,30 @@
 
 A local pipeline runs each stage as ``sh`` -> ``python``; killing the command alone would leave the
 stage writing into a directory that the next run wants. So the command hands its process id to its
-stages, and each of them watches it.
+stages, and each of them watches it. A stage is the leader of a process group of its own: its workers
+end with it, and a Ctrl-C in the terminal reaches the command alone, which asks its stages to stop.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 
 PIPELINE_PID = "SOCO_PIPELINE_PID"
-ORPHANED_EXIT_STATUS = 143
 POLL_SECONDS = 0.5
 
 
 def end_with_pipeline() -> None:
-    """End this process (at once, as SIGKILL would) when the pipeline command that started it is gone.
+    """End this process and its workers by SIGKILL when the pipeline command that started it is gone.
 
     Nothing happens in a process that no local pipeline started.
     """
     pid = os.environ.get(PIPELINE_PID)
     if pid is not None:
+        if os.getpgrp() != os.getpid():
+            os.setpgid(0, 0)
         threading.Thread(target=_watch, args=(int(pid),), name="pipeline-watch", daemon=True).start()
 
 
@@ -30,7 +33,7 @@ def _watch(pid: int) -> None:
     try:
         _wait_for_end(pid)
     finally:
-        os._exit(ORPHANED_EXIT_STATUS)
+        os.killpg(0, signal.SIGKILL)
 
 
 def _wait_for_end(pid: int) -> None:
@@ -53,4 +56,6 @@ def _wait_for_end(pid: int) -> None:
             os.kill(pid, 0)
         except ProcessLookupError:
             return
+        except PermissionError:  # it lives, and is another user's
+            pass
         time.sleep(POLL_SECONDS)

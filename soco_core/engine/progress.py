@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from types import TracebackType
@@ -29,7 +30,7 @@ class Progress:
         self.done = start
         self.unit = unit
         self._began = time.monotonic()
-        self._printed = 0.0
+        self._printed = -math.inf
         self._note = ""
         self._bar = None
         if sys.stderr.isatty():
@@ -73,6 +74,16 @@ class Progress:
         self._printed = time.monotonic()
         elapsed = self._printed - self._began
         rate = (self.done - self.start) / elapsed if elapsed > 0 else 0.0
-        left = f", {(self.total - self.done) / rate:.0f} s left" if rate > 0 and self.done < self.total else ""
+        left = f", {duration((self.total - self.done) / rate)} left" if rate > 0 and self.done < self.total else ""
         note = f" | {self._note}" if self._note else ""
         say(f"{self.label}: {self.done}/{self.total} {self.unit}, {rate:.1f}/s{left}{note}")
+
+
+def duration(seconds: float) -> str:
+    """Return a duration for people: ``45 s``, ``3 min 05 s``, ``27 h 46 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from soco_core.artifacts.metrics import MetricsWriter
+from soco_core.artifacts.metrics import MetricsWriter, read_metrics
 from soco_core.artifacts.result import ResultDirectory
 from soco_core.config import Recipe
 from soco_core.console import say
@@ -43,7 +43,8 @@ class Trainer:
         config = recipe.pretrain
         self.device = choose_device(recipe.runtime.device)
         seed_everything(recipe.seed)
-        self.networks = SoCo(recipe.model).to(self.device, memory_format=torch.channels_last)
+        self.networks = SoCo(recipe.model).to(self.device)
+        self.networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = LARS(
             self.networks.online.parameters(),
             lr=0.0,
@@ -82,21 +83,26 @@ class Trainer:
         metrics = MetricsWriter(self.result.path / "metrics.jsonl", self.step)
         progress = Progress("pretrain", self.total_steps, self.step, "steps")
         with InterruptGuard() as guard, metrics, progress:
-            last: dict[str, float] = {}
             for batch in view_loader(self.dataset, batches, self.recipe.runtime.workers):
                 began = time.perf_counter()
-                last = self._train_step(prepare(batch, self.device))
-                metrics.write(self.step, last)
+                values = self._train_step(prepare(batch, self.device))
+                metrics.write(self.step, values)
                 if self.step % self.recipe.runtime.log_steps == 0 or self.step == self.total_steps - 1:
-                    self.tracker.log(self.step, {**last, "seconds_per_step": time.perf_counter() - began})
+                    self.tracker.log(self.step, {**values, "seconds_per_step": time.perf_counter() - began})
                 self.step += 1
-                progress.advance(note=f"loss {last['loss']:.3f}, spread {last['embedding_std']:.2f}")
+                progress.advance(note=f"loss {values['loss']:.3f}, spread {values['embedding_std']:.2f}")
                 due = self.step % self.recipe.runtime.checkpoint_steps == 0 or self.step == self.total_steps
                 if due or guard.signal is not None:
                     self._save()
                     guard.stop_if_asked(f"the state after step {self.step} of {self.total_steps} is saved")
-        final = last["loss"] if last else math.nan
-        return {"steps": self.total_steps, "images": len(self.dataset.proposals), "final_loss": final}
+        losses = [entry["loss"] for entry in read_metrics(self.result.path / "metrics.jsonl")]
+        return {
+            "images": len(self.dataset.proposals),
+            "steps": self.total_steps,
+            "batch_size": self.batch_size,
+            "first_loss": losses[0],
+            "final_loss": losses[-1],
+        }
 
     def _train_step(self, views: list[ViewBatch]) -> dict[str, float]:
         self.networks.train()

@@ -1,0 +1,50 @@
+# soco: `make demo` shows what it does, `make test` shows that it works.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DEMO_OUTPUT ?= runs/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-full format check bench clean
+
+help:  ## Show what can be done here
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED)  ## Install into .venv (needs Python 3.11 or 3.12; 6 GB, 3 to 10 minutes)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is missing; run: sudo apt install python3 python3-venv"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
+	  { echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1), but soco needs 3.11 or 3.12; name another one with: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "error: python3-venv is missing; run: sudo apt install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[pipelines,dev]'
+	@touch $@
+
+demo: $(INSTALLED)  ## Run the whole pipeline on rendered scenes: proposals to report, about 4 minutes
+	$(BIN)/python pipelines/full_benchmark.py --local --recipe demo --output $(DEMO_OUTPUT)
+
+test: $(INSTALLED)  ## Run the tests
+	$(BIN)/python -m pytest
+
+test-full: $(INSTALLED)  ## Run the tests, the longest included
+	$(BIN)/python -m pytest -m 'slow or not slow'
+
+format: $(INSTALLED)  ## Format the code and mend what can be mended
+	$(BIN)/ruff check --fix --quiet .
+	$(BIN)/ruff format .
+
+check: $(INSTALLED)  ## Static checks: format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(INSTALLED)  ## Measure: the demo with three seeds, and the parts of a pretraining step
+	$(BIN)/python benchmarks/demo_seeds.py
+	$(BIN)/python benchmarks/pretrain_step.py
+
+clean:  ## Remove the environment and the caches; results in runs/ stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache *.egg-info

@@ -1,0 +1,51 @@
+"""Component: finetuning and evaluation of a detector."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False, packages_to_install=[])
+def finetune(
+    recipe: str,
+    coco: str,
+    method: str,
+    init: str,
+    output: str,
+    metrics: dsl.Output[dsl.Metrics],
+    tracking: str = "",
+) -> str:
+    """Finetune a detector on a COCO-format data set and evaluate it.
+
+    Args:
+        recipe: the resolved recipe as YAML text.
+        coco: folder of the COCO-format data set.
+        method: row of the report's table: Scratch, Supervised or SoCo.
+        init: ``scratch``, a weights file, or the result directory of a conversion.
+        output: root of all results.
+        metrics: the paper's columns, for the Kubeflow UI.
+        tracking: the tracking context as JSON; empty for none.
+
+    Returns:
+        The benchmark's result directory.
+    """
+    from soco_core.engine.component import read_recipe, stage_process
+
+    with stage_process(f"finetune {method}") as stage:
+        from soco_core.artifacts.benchmark import BenchmarkResult
+        from soco_core.detection.stage import finetune as train
+        from soco_core.tracking import TrackingContext
+
+        result = train(
+            read_recipe(recipe),
+            coco=coco,
+            init=init,
+            output=output,
+            tracking=TrackingContext.from_json(tracking),
+            method=method,
+        )
+        for name, value in BenchmarkResult.read(result.path / "metrics.json").metrics.items():
+            if value is not None:
+                metrics.log_metric(name, value)
+        stage.result = result.uri
+    return stage.result

@@ -1,0 +1,50 @@
+"""Component: check the inputs and open the run."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False, packages_to_install=[])
+def plan(  # type: ignore[valid-type]
+    recipe: str,
+    images: str,
+    coco: str,
+    output: str,
+    supervised: str = "",
+    tracking_uri: str = "",
+) -> NamedTuple("Outputs", [("recipe", str), ("tracking", str), ("result", str)]):
+    """Check the inputs, resolve the recipe, and open the MLflow parent run.
+
+    Args:
+        recipe: name of a recipe, path of a YAML file, or YAML text.
+        images: folder of images to pretrain on.
+        coco: folder of the COCO-format data set.
+        output: root of all results.
+        supervised: file of ImageNet-supervised weights; empty for none.
+        tracking_uri: MLflow tracking URI; empty for the default.
+
+    Returns:
+        recipe: the resolved recipe as YAML text; tracking: the tracking context as JSON, empty for
+        none; result: the plan's result directory.
+    """
+    from soco_core.engine.component import read_recipe, stage_process
+
+    with stage_process("plan") as stage:
+        from soco_core.detection.coco import open_coco
+        from soco_core.plan.stage import plan as settle
+
+        open_coco(coco)
+        settled = settle(
+            read_recipe(recipe),
+            images=images,
+            coco=coco,
+            output=output,
+            supervised=supervised,
+            tracking_uri=tracking_uri,
+        )
+        stage.result = settled.result.uri
+    tracking = settled.tracking.to_json() if settled.tracking else ""
+    return (settled.recipe.to_yaml(), tracking, stage.result)

@@ -1,0 +1,1 @@
+"""Pipelines over the components: each compiles, runs here with --local, or submits with --submit."""

@@ -1,0 +1,115 @@
+"""What a local run shows: the stages' own lines on the screen, everything in the log.
+
+kfp.local copies the output of a stage to standard output, between notes of its own, from one thread for
+each stage that runs. A stage's lines are told apart by their label (soco_core/engine/component.py).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import threading
+import time
+from contextlib import suppress
+from typing import TextIO
+
+STAGE_LINE = re.compile(r"\s*\[(?P<label>[^\]]+)\] (?P<text>.*)")
+STARTED = re.compile(r"started \(process (\d+)\)")
+DONE = re.compile(r"done in [\d.]+ s: (.*)")
+FAILED = re.compile(r"(?:error|stopped): (.*)")
+
+
+class Screen(io.TextIOBase):
+    """Stands in for standard output (and error) while kfp.local runs a pipeline.
+
+    Args:
+        log: every line goes here, with the time of day.
+        terminal: where users read; standard error.
+        echo: show every line, not the stages' own only.
+    """
+
+    def __init__(self, log: TextIO, terminal: TextIO, echo: bool = False) -> None:
+        self.results: dict[str, str] = {}
+        """Label of a finished stage -> its result directory."""
+        self.failures: dict[str, str] = {}
+        """Label of a stage that failed -> the cause it gave."""
+        self.running: dict[str, int] = {}
+        """Label of a stage that runs, or ended without a word -> its process id."""
+        self.stopping = False
+        self._log = log
+        self._terminal = terminal
+        self._echo = echo
+        self._known: set[str] = set()
+        self._lock = threading.Lock()
+        self._parts: dict[int, str] = {}
+
+    def writable(self) -> bool:
+        """Tell that text can be written."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Take text from any thread; lines are put together for each thread by itself."""
+        thread = threading.get_ident()
+        *lines, rest = (self._parts.pop(thread, "") + text).split("\n")
+        if rest:
+            self._parts[thread] = rest
+        with self._lock:
+            for line in lines:
+                self._take(line.rstrip())
+        return len(text)
+
+    def say(self, text: str) -> None:
+        """Show a line of the command itself, and log it."""
+        with self._lock:
+            self._note(text)
+            print(text, file=self._terminal, flush=True)
+
+    def stop(self) -> None:
+        """Ask the stages to stop and keep their work; asked a second time, end them at once.
+
+        Called by a signal handler, so it takes no lock.
+        """
+        again, self.stopping = self.stopping, True
+        for pid in list(self.running.values()):
+            _send(pid, again)
+
+    def _take(self, line: str) -> None:
+        if not line.strip():
+            return
+        self._note(line)
+        match = STAGE_LINE.match(line)
+        label = match["label"] if match else ""
+        started = STARTED.fullmatch(match["text"]) if match else None
+        if match is None or not (started or label in self._known):
+            if self._echo:
+                print(line, file=self._terminal, flush=True)
+            return
+        text = match["text"]
+        if started:
+            self._known.add(label)
+            self.running[label] = int(started[1])
+            if self.stopping:
+                _send(self.running[label], at_once=False)
+            text = "started"
+        elif done := DONE.fullmatch(text):
+            self.running.pop(label, None)
+            self.results[label] = done[1]
+        elif failed := FAILED.fullmatch(text):
+            self.running.pop(label, None)
+            self.failures[label] = failed[1]
+        name = label.partition(" ")[0]
+        print(f"[{label}] {text.removeprefix(f'{name}: ')}", file=self._terminal, flush=True)
+
+    def _note(self, line: str) -> None:
+        print(time.strftime("%H:%M:%S"), line, file=self._log, flush=True)
+
+
+def _send(pid: int, at_once: bool) -> None:
+    """Signal a stage; it is the leader of its process group, so that its workers can go with it."""
+    with suppress(ProcessLookupError):
+        if at_once:
+            os.killpg(pid, signal.SIGKILL)
+        else:
+            os.kill(pid, signal.SIGTERM)

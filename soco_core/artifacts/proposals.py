@@ -1,0 +1,258 @@
+"""The proposals of an image set: what `soco propose` writes and pretraining reads.
+
+Files of a result (docs/artifacts.md): ``tables/*.parquet`` with a row for every image of the set,
+``kept.arrow`` with the boxes of the images that can be decoded, laid out for memory mapping, and
+``manifest.json``. All of them depend on the images and the recipe only, never on how the work was cut.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+
+from soco_core.artifacts.fingerprint import file_sha256
+from soco_core.artifacts.result import ResultDirectory
+from soco_core.errors import InputError
+from soco_core.storage import atomic_file, write_text
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pyarrow as pa
+
+CONTRACT = 1
+MANIFEST = "manifest.json"
+BOXES = "kept.arrow"
+TABLES = "tables"
+ROWS_PER_TABLE = 100_000
+
+FilterStep = Literal["strict", "aspect_ratio", "min_side", "whole_image"]
+FILTER_STEPS: tuple[FilterStep, ...] = get_args(FilterStep)
+
+
+@dataclass(frozen=True, eq=False)
+class ProposalRow:
+    """One image of the set."""
+
+    id: str
+    """Path relative to the image set's root."""
+    width: int
+    """Width of the upright image in pixels; 0 for a bad file."""
+    height: int
+    """Height of the upright image in pixels; 0 for a bad file."""
+    boxes: npt.NDArray[np.float32]
+    """Kept boxes [N, 4], x1 y1 x2 y2 in pixels of the upright image, sorted; [0, 4] for a bad file."""
+    kept_by: FilterStep | None
+    """The filter step that kept the boxes; None for a bad file."""
+    reduced: bool = False
+    """Whether the boxes were searched on a reduced copy of the image."""
+    error: str | None = None
+    """Why the file is bad; None for a good one."""
+
+
+def write_rows(path: Path, rows: Sequence[ProposalRow]) -> None:
+    """Write rows as one Parquet file (zstd), atomically."""
+    import numpy as np
+    import pyarrow as pa
+
+    offsets = np.cumsum([0, *(len(row.boxes) for row in rows)], dtype=np.int64)
+    flat = np.concatenate([np.zeros((0, 4), np.float32), *(row.boxes for row in rows)])
+    columns = {
+        "id": pa.array([row.id for row in rows], pa.large_string()),
+        "width": pa.array([row.width for row in rows], pa.int32()),
+        "height": pa.array([row.height for row in rows], pa.int32()),
+        "boxes": pa.LargeListArray.from_arrays(offsets, pa.FixedSizeListArray.from_arrays(flat.reshape(-1), 4)),
+        "kept_by": pa.array([row.kept_by for row in rows], pa.string()),
+        "reduced": pa.array([row.reduced for row in rows], pa.bool_()),
+        "error": pa.array([row.error for row in rows], pa.string()),
+    }
+    _write_parquet(path, pa.table(columns))
+
+
+def read_rows(path: Path) -> pa.Table:
+    """Read what :func:`write_rows` wrote, as a table with the fields of :class:`ProposalRow` as columns.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        cause = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: damaged ({cause}); delete it and run the same command again") from error
+
+
+def write_merged(folder: Path, rows: pa.Table, header: dict[str, Any]) -> dict[str, Any]:
+    """Write the tables, the boxes for training, and last the manifest.
+
+    Args:
+        folder: the result directory.
+        rows: all rows of the set in the order of their ids, with the columns of :func:`read_rows`.
+        header: first entries of the manifest (image set, parameters, search).
+
+    Returns:
+        The manifest.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    rows = rows.combine_chunks()  # where a shard ended must leave no trace in the files
+    tables = []
+    for number, first in enumerate(range(0, len(rows), ROWS_PER_TABLE)):
+        path = folder / TABLES / f"{number:05d}.parquet"
+        part = rows.slice(first, ROWS_PER_TABLE)
+        _write_parquet(path, part)
+        tables.append({**_described(folder, path), "rows": len(part)})
+
+    good = rows.filter(pc.is_null(rows["error"])).combine_chunks()
+    kept = good.select(["id", "width", "height", "kept_by", "boxes"])
+    with atomic_file(folder / BOXES) as file, pa.ipc.new_file(file, kept.schema) as writer:
+        # One batch, so that offsets and boxes are each one piece of memory for the reader.
+        writer.write_batch(
+            pa.RecordBatch.from_arrays([_one_chunk(column) for column in kept.columns], kept.column_names)
+        )
+
+    bad = rows.filter(pc.is_valid(rows["error"]))
+    steps = good["kept_by"].to_pylist()
+    manifest = {
+        "contract": CONTRACT,
+        **header,
+        "images": {"good": len(good), "bad": len(bad)},
+        "kept_by": {step: steps.count(step) for step in FILTER_STEPS},
+        "boxes_per_image": _box_counts(good),
+        "reduced_images": rows.filter(rows["reduced"])["id"].to_pylist(),
+        "bad_images": [{"id": row["id"], "reason": row["error"]} for row in bad.select(["id", "error"]).to_pylist()],
+        "shards": tables,
+        "boxes": {**_described(folder, folder / BOXES), "images": len(good)},
+    }
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=2, allow_nan=False) + "\n")
+    return manifest
+
+
+def intact_manifest(folder: Path) -> dict[str, Any] | None:
+    """Return the manifest if it stands and every file that it names has its checksum; else None."""
+    path = folder / MANIFEST
+    if not path.exists():
+        return None
+    try:
+        manifest = dict(json.loads(path.read_text()))
+    except ValueError:
+        return None
+    for entry in (*manifest["shards"], manifest["boxes"]):
+        file = folder / entry["file"]
+        if not file.exists() or file_sha256(file) != entry["sha256"]:
+            return None
+    return manifest
+
+
+class Proposals:
+    """The kept boxes of every image that can be decoded, read through a memory map.
+
+    It costs next to no memory however large the set is, and is pickled as its path: a worker of a
+    data loader maps the same file.
+
+    Args:
+        folder: a local directory with ``manifest.json`` and ``kept.arrow``.
+
+    Raises:
+        InputError: a file is missing or damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        import pyarrow as pa
+
+        self._folder = folder
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text())
+            with pa.memory_map(str(folder / BOXES)) as source:
+                batch = pa.ipc.open_file(source).get_batch(0)
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise InputError(f"{folder}: no readable proposals ({error}); run `soco propose` again") from error
+        self.image_set: str = manifest["image_set"]["root"]
+        """Root folder of the images when the proposals were made."""
+        self.image_set_fingerprint: str = manifest["image_set"]["fingerprint"]
+        """What :meth:`soco_core.images.ImageSet.fingerprint` gave."""
+        self._ids = batch.column("id")
+        self._kept_by = batch.column("kept_by")
+        self._widths = batch.column("width").to_numpy()
+        self._heights = batch.column("height").to_numpy()
+        self._offsets = batch.column("boxes").offsets.to_numpy()
+        self._boxes = batch.column("boxes").values.flatten().to_numpy().reshape(-1, 4)
+
+    @classmethod
+    def open(cls, result: ResultDirectory) -> Self:
+        """Open the proposals of a whole result."""
+        return cls(result.path)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def id(self, i: int) -> str:
+        """Return the path of image `i` relative to the image set's root."""
+        return str(self._ids[i].as_py())
+
+    def size(self, i: int) -> tuple[int, int]:
+        """Return (width, height) of the upright image `i` in pixels."""
+        return int(self._widths[i]), int(self._heights[i])
+
+    def boxes(self, i: int) -> npt.NDArray[np.float32]:
+        """Return a copy of image `i`'s boxes [N, 4], N >= 1: x1 y1 x2 y2 in pixels of the upright image."""
+        return self._boxes[self._offsets[i] : self._offsets[i + 1]].copy()
+
+    def counts(self) -> npt.NDArray[np.int64]:
+        """Return the number of boxes of every image [images]."""
+        return self._offsets[1:] - self._offsets[:-1]
+
+    def all_boxes(self) -> npt.NDArray[np.float32]:
+        """Return the boxes of all images [sum of counts, 4], image after image, read-only."""
+        return self._boxes
+
+    def kept_by(self, i: int) -> FilterStep:
+        """Return the filter step that kept image `i`'s boxes."""
+        step: FilterStep = self._kept_by[i].as_py()
+        return step
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
+        return type(self), (self._folder,)
+
+
+def _write_parquet(path: Path, table: pa.Table) -> None:
+    import pyarrow.parquet as pq
+
+    with atomic_file(path) as file:
+        pq.write_table(table, file, compression="zstd")
+
+
+def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    import pyarrow as pa
+
+    combined = column.combine_chunks()
+    return combined if isinstance(combined, pa.Array) else pa.concat_arrays(combined.chunks)
+
+
+def _described(folder: Path, path: Path) -> dict[str, Any]:
+    return {
+        "file": path.relative_to(folder).as_posix(),
+        "bytes": path.stat().st_size,
+        "sha256": file_sha256(path),
+    }
+
+
+def _box_counts(good: pa.Table) -> dict[str, float]:
+    import numpy as np
+    import pyarrow.compute as pc
+
+    counts = pc.list_value_length(good["boxes"]).to_numpy()
+    return {
+        "total": int(counts.sum()),
+        "mean": round(float(counts.mean()), 4),
+        "min": int(counts.min()),
+        "median": float(np.median(counts)),
+        "max": int(counts.max()),
+    }

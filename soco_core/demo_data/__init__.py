@@ -1,0 +1,1 @@
+"""A small labelled data set of rendered scenes, so that the demo needs no download."""

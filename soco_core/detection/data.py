@@ -1,0 +1,223 @@
+"""Training batches and evaluated images: reading, resizing, flipping; every draw depends on (seed, step) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from soco_core.config import Recipe
+from soco_core.detection.coco import CocoSplit, polygons, usable
+from soco_core.detection.masks import Mask, decode_rle
+from soco_core.errors import InputError
+from soco_core.images.decode import BadImageError, decode_image
+
+FLIP_PROBABILITY = 0.5
+LEAST_BOX_SIDE = 1e-5
+"""An object whose box is smaller after resizing is left out (detectron2)."""
+Batch = tuple[list[Tensor], list[dict[str, Any]]]
+Draw = tuple[int, int, int]
+"""Position of an image in its split, step, place in the batch."""
+
+
+class TrainingImages(Dataset[tuple[Tensor, dict[str, Any]]]):
+    """Augmented training images with their targets; an item is asked for by a :data:`Draw`."""
+
+    def __init__(self, split: CocoSplit, recipe: Recipe) -> None:
+        self.split = split
+        self.settings = recipe.finetune
+        self.seed = recipe.seed
+
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, dict[str, Any]]:
+        position, step, place = draw
+        generator = np.random.default_rng((self.seed, step, place))
+        short_side = int(generator.choice(self.settings.train_sizes))
+        flip = bool(generator.random() < FLIP_PROBABILITY)
+        record = self.split.images[position]
+        pixels = read_image(self.split, record)
+        annotations = [item for item in self.split.annotations_of[record["id"]] if usable(item)]
+        height, width = resized_size(*pixels.shape[:2], short_side, self.settings.max_size)
+        target = _target(annotations, self.split.class_of, pixels.shape[:2], (height, width), flip)
+        pixels = resize(pixels, height, width)
+        if flip:
+            pixels = pixels[:, ::-1]
+        target["image_id"] = record["id"]
+        return _to_tensor(pixels), target
+
+
+class EvaluationImages(Dataset[tuple[Tensor, int]]):
+    """Images of a split, resized to `test_size`; an item is (image, position in the split)."""
+
+    def __init__(self, split: CocoSplit, recipe: Recipe) -> None:
+        self.split = split
+        self.settings = recipe.finetune
+
+    def __len__(self) -> int:
+        return len(self.split.images)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+        pixels = read_image(self.split, self.split.images[position])
+        size = resized_size(*pixels.shape[:2], self.settings.test_size, self.settings.max_size)
+        return _to_tensor(resize(pixels, *size)), position
+
+
+def training_batches(split: CocoSplit, recipe: Recipe, first_step: int, steps: int) -> Iterator[Batch]:
+    """Yield the batches of the steps `first_step` .. `steps` - 1.
+
+    Images without a usable annotation are left out, as detectron2 does.
+
+    Raises:
+        InputError: there is nothing to train on, or an image cannot be read.
+    """
+    trainable = trainable_images(split)
+    settings = recipe.finetune
+    batches = _image_batches(split, trainable, settings.batch_size, recipe.seed)
+    # The order is replayed from its beginning: cheap, and what came before an interruption cannot change it.
+    draws = (
+        [(position, step, place) for place, position in enumerate(batch)]
+        for step, batch in islice(enumerate(batches), first_step, steps)
+    )
+    loader: DataLoader[Any] = DataLoader(
+        TrainingImages(split, recipe),
+        batch_sampler=draws,  # type: ignore[arg-type]  # any iterable of lists of keys will do
+        collate_fn=_collate,
+        num_workers=min(recipe.runtime.workers, steps - first_step),
+    )
+    yield from loader
+
+
+def evaluation_batches(split: CocoSplit, recipe: Recipe) -> Iterator[tuple[Tensor, int]]:
+    """Yield (image, position) of each image of a split, in order."""
+    dataset = EvaluationImages(split, recipe)
+    loader: DataLoader[Any] = DataLoader(
+        dataset, batch_size=None, num_workers=min(recipe.runtime.workers, len(dataset))
+    )
+    yield from loader
+
+
+def trainable_images(split: CocoSplit) -> list[int]:
+    """Return the positions of the images that have something to learn.
+
+    Raises:
+        InputError: there is none.
+    """
+    found = [
+        position
+        for position, image in enumerate(split.images)
+        if any(usable(item) for item in split.annotations_of[image["id"]])
+    ]
+    if not found:
+        raise InputError(f"{split.annotation_file}: no image has an annotation to train on")
+    return found
+
+
+def read_image(split: CocoSplit, record: dict[str, Any]) -> NDArray[np.uint8]:
+    """Return an image, upright RGB uint8 [H, W, 3].
+
+    Raises:
+        InputError: it cannot be decoded, or its size is not the annotation file's.
+    """
+    path = split.folder / record["file_name"]
+    try:
+        pixels = decode_image(path.read_bytes())
+    except (OSError, BadImageError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+    height, width = pixels.shape[:2]
+    if (width, height) != (record["width"], record["height"]):
+        raise InputError(
+            f"{path}: is {width}x{height} pixels, but {split.annotation_file.name} says "
+            f"{record['width']}x{record['height']}"
+        )
+    return pixels
+
+
+def resized_size(height: int, width: int, short_side: int, max_size: int) -> tuple[int, int]:
+    """Return (height, width) after the short side became `short_side`, the long one at most `max_size`."""
+    scale = short_side / min(height, width)
+    if max(height, width) * scale > max_size:
+        scale = max_size / max(height, width)
+    return int(height * scale + 0.5), int(width * scale + 0.5)
+
+
+def resize(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Resize as detectron2 does: PIL, bilinear, antialiased."""
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _image_batches(split: CocoSplit, trainable: list[int], batch_size: int, seed: int) -> Iterator[list[int]]:
+    """Yield batches of positions without end; landscape and portrait images do not mix (less padding)."""
+    waiting: dict[bool, list[int]] = {False: [], True: []}
+    epoch = 0
+    while True:
+        for index in np.random.default_rng((seed, epoch)).permutation(len(trainable)):
+            image = split.images[trainable[index]]
+            group = waiting[image["width"] > image["height"]]
+            group.append(trainable[index])
+            if len(group) == batch_size:
+                yield group.copy()
+                group.clear()
+        epoch += 1
+
+
+def _target(
+    annotations: list[dict[str, Any]],
+    class_of: dict[int, int],
+    original: tuple[int, ...],
+    resized: tuple[int, int],
+    flip: bool,
+) -> dict[str, Any]:
+    """Move boxes and masks along with the image; boxes XYXY, clipped to it."""
+    scale = np.array([resized[1] / original[1], resized[0] / original[0]])
+    boxes, labels, masks = [], [], []
+    for annotation in annotations:
+        x, y, width, height = annotation["bbox"]
+        corners = np.array([[x, y], [x + width, y + height]]) * scale
+        if flip:
+            corners[:, 0] = resized[1] - corners[::-1, 0]
+        corners = corners.clip(0, (resized[1], resized[0]))
+        if (corners[1] - corners[0]).min() > LEAST_BOX_SIDE:
+            boxes.append(corners.ravel())
+            labels.append(class_of[annotation["category_id"]] + 1)
+            masks.append(_mask(annotation, original, resized, scale, flip))
+    return {
+        "boxes": torch.tensor(np.array(boxes).reshape(-1, 4), dtype=torch.float32),
+        "labels": torch.tensor(labels, dtype=torch.int64),
+        "masks": masks,
+    }
+
+
+def _mask(
+    annotation: dict[str, Any],
+    original: tuple[int, ...],
+    resized: tuple[int, int],
+    scale: NDArray[np.float64],
+    flip: bool,
+) -> Mask:
+    if isinstance(annotation["segmentation"], dict):
+        bitmap = decode_rle(annotation["segmentation"], original[0], original[1])
+        shape = (resized[1], resized[0])
+        bitmap = np.array(Image.fromarray(bitmap).resize(shape, Image.Resampling.NEAREST))
+        return np.ascontiguousarray(bitmap[:, ::-1] if flip else bitmap)
+    moved = []
+    for polygon in polygons(annotation):
+        points = polygon.reshape(-1, 2) * scale
+        if flip:
+            points[:, 0] = resized[1] - points[:, 0]
+        moved.append(points.ravel())
+    return moved
+
+
+def _to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+def _collate(items: list[tuple[Tensor, dict[str, Any]]]) -> Batch:
+    images, targets = zip(*items, strict=True)
+    return list(images), list(targets)

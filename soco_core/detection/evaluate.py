@@ -1,0 +1,101 @@
+"""Detections in COCO's result format, and the paper's columns from them."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from soco_core.artifacts.benchmark import COLUMNS
+from soco_core.config import Recipe
+from soco_core.detection.coco import CocoSplit
+from soco_core.detection.data import evaluation_batches
+from soco_core.detection.masks import encode_rle, paste_mask
+from soco_core.engine.progress import Progress
+
+STATISTICS = ("AP", "AP50", "AP75", "APsmall", "APmedium", "APlarge", "AR1", "AR10", "AR100")
+
+
+@torch.no_grad()
+def predict(model: nn.Module, split: CocoSplit, recipe: Recipe, device: torch.device) -> list[dict[str, Any]]:
+    """Return the detections on a split in COCO's result format.
+
+    Boxes are [x, y, width, height] in pixels of the original image, masks compressed RLE.
+    """
+    model.eval()
+    found: list[dict[str, Any]] = []
+    with Progress("evaluate", len(split.images), unit="images") as progress:
+        for image, position in evaluation_batches(split, recipe):
+            detections = model([image.to(device).float()])[0]
+            found += _results(detections, split, position, image.shape[-2:])
+            progress.advance()
+    return found
+
+
+def _results(
+    detections: dict[str, Tensor], split: CocoSplit, position: int, shape: tuple[int, ...]
+) -> list[dict[str, Any]]:
+    record = split.images[position]
+    height, width = record["height"], record["width"]
+    scale = torch.tensor([width / shape[1], height / shape[0]] * 2)
+    boxes = detections["boxes"].cpu().float() * scale
+    limit = torch.tensor([width, height, width, height], dtype=torch.float32)
+    boxes = torch.minimum(boxes.clamp(min=0), limit)
+    scores, labels, masks = (detections[key].cpu() for key in ("scores", "labels", "masks"))
+    results = []
+    for box, score, label, mask in zip(boxes, scores, labels, masks, strict=True):
+        if bool((box[2:] <= box[:2]).any()):
+            continue
+        x0, y0, x1, y1 = box.tolist()
+        results.append(
+            {
+                "image_id": record["id"],
+                "category_id": split.categories[int(label) - 1]["id"],
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "score": float(score),
+                "segmentation": encode_rle(paste_mask(mask[0], box, height, width)),
+            }
+        )
+    return results
+
+
+def evaluate(
+    annotation_file: Path, predictions: list[dict[str, Any]]
+) -> tuple[dict[str, float | None], dict[str, Any]]:
+    """Evaluate detections by COCO's rules (faster-coco-eval).
+
+    Args:
+        annotation_file: COCO instances, the truth.
+        predictions: COCO results, with boxes and masks.
+
+    Returns:
+        The paper's columns in percent, and all of COCO's statistics for boxes and for masks. None stands
+        where the truth has nothing to evaluate; without any detection the numbers are 0.
+    """
+    boxes = _statistics(annotation_file, predictions, "bbox")
+    # Without its box a detection's area is its mask's, by which COCO sorts masks into small, medium and large.
+    bare = [{key: value for key, value in item.items() if key != "bbox"} for item in predictions]
+    masks = _statistics(annotation_file, bare, "segm")
+    columns = [table[name] for table in (boxes, masks) for name in ("AP", "AP50", "AP75")]
+    return dict(zip(COLUMNS, columns, strict=True)), {"boxes": boxes, "masks": masks}
+
+
+def _statistics(annotation_file: Path, predictions: list[dict[str, Any]], kind: str) -> dict[str, float | None]:
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    truth = COCO(str(annotation_file))
+    evaluation = COCOeval_faster(truth, truth.loadRes(copy.deepcopy(predictions)), kind)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    values = np.asarray(evaluation.stats, dtype=float)[: len(STATISTICS)]
+    # The evaluator marks what has no truth to find by -1.
+    return {
+        name: None if value < 0 or math.isnan(value) else 100 * float(value)
+        for name, value in zip(STATISTICS, values, strict=True)
+    }

@@ -1,0 +1,72 @@
+"""A page of validation images with what is there and what was found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soco_core.detection.coco import CocoSplit, polygons
+from soco_core.detection.data import read_image
+from soco_core.detection.masks import decode_rle
+from soco_core.storage import atomic_file
+
+COLUMNS_SHOWN = 8
+SCORE_SHOWN = 0.5
+"""Detections below this score would only hide the others."""
+
+
+def draw_detections(split: CocoSplit, predictions: list[dict[str, Any]], path: Path) -> None:
+    """Write a PNG: the truth of some images above, the detections in them below.
+
+    Args:
+        split: the evaluated split; images spread evenly over it are shown.
+        predictions: COCO results.
+        path: the file.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    positions = np.linspace(0, len(split.images) - 1, min(COLUMNS_SHOWN, len(split.images))).astype(int)
+    figure = Figure(figsize=(2.2 * len(positions), 4.9), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, len(positions), squeeze=False)
+    for column, position in enumerate(positions):
+        record = split.images[position]
+        pixels = read_image(split, record)
+        best = [item for item in predictions if item["image_id"] == record["id"] and item["score"] >= SCORE_SHOWN]
+        _draw(axes[0, column], pixels, split.annotations_of[record["id"]], split)
+        _draw(axes[1, column], pixels, best, split)
+        axes[0, column].set_title(str(record["file_name"]), fontsize=7)
+    axes[0, 0].set_ylabel("annotated", fontsize=9)
+    axes[1, 0].set_ylabel(f"found (score ≥ {SCORE_SHOWN})", fontsize=9)
+    with atomic_file(path) as file:
+        figure.savefig(file, format="png", dpi=110)
+
+
+def _draw(axis: Any, pixels: NDArray[np.uint8], items: list[dict[str, Any]], split: CocoSplit) -> None:
+    from matplotlib import colormaps
+    from matplotlib.patches import Polygon, Rectangle
+
+    axis.imshow(pixels)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    height, width = pixels.shape[:2]
+    for item in items:
+        index = split.class_of[item["category_id"]]
+        colour = colormaps["tab10"](index % 10)
+        x, y, box_width, box_height = item["bbox"]
+        axis.add_patch(Rectangle((x - 0.5, y - 0.5), box_width, box_height, fill=False, edgecolor=colour, linewidth=1.2))
+        if isinstance(item["segmentation"], dict):
+            layer = np.zeros((height, width, 4))
+            layer[decode_rle(item["segmentation"], height, width) > 0] = (*colour[:3], 0.4)
+            axis.imshow(layer)
+        else:
+            for polygon in polygons(item):
+                axis.add_patch(Polygon(polygon.reshape(-1, 2) - 0.5, facecolor=colour, alpha=0.4))
+        label = split.categories[index]["name"] + (f" {item['score']:.2f}" if "score" in item else "")
+        axis.text(x, y, label, fontsize=4.5, color="white", backgroundcolor=colour, va="bottom", clip_on=True).set_bbox(
+            {"facecolor": colour, "edgecolor": "none", "pad": 0.6}
+        )

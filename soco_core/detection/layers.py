@@ -1,0 +1,230 @@
+"""torchvision's detector parts where they compute something else than detectron2's.
+
+The paper's numbers come from detectron2, so each class here closes one difference between the two.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference
+from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops import MultiScaleRoIAlign, roi_align
+
+from soco_core.detection.masks import Mask, mask_target
+
+STRIDES = (4, 8, 16, 32)
+"""Strides of P2..P5."""
+CANONICAL_LEVEL = 4
+
+
+class AlignedRoIAlign(MultiScaleRoIAlign):
+    """Pools each box from its level of P2..P5 by aligned RoIAlign with an adaptive sampling grid.
+
+    torchvision's stock pooler shifts by half a pixel (``aligned=False``), samples 2x2 points, and guesses
+    the strides from the first batch it sees.
+
+    Args:
+        output_size: side of the pooled grid.
+        canonical_size: a box of this side in pixels belongs to P4 (FPN, equation 1).
+    """
+
+    def __init__(self, output_size: int, canonical_size: int) -> None:
+        super().__init__(["0", "1", "2", "3"], output_size, 0, canonical_scale=canonical_size)
+
+    def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
+        """Return [number of boxes in all images, channels, size, size]; `boxes` are XYXY in input pixels."""
+        features = [x[name] for name in self.featmap_names]
+        images = torch.cat([torch.full_like(item[:, :1], index) for index, item in enumerate(boxes)])
+        every = torch.cat(boxes)
+        regions = torch.cat([images, every], dim=1)
+        levels = self.levels(every)
+        pooled = features[0].new_zeros(len(regions), features[0].shape[1], *self.output_size)
+        for level, (feature, stride) in enumerate(zip(features, STRIDES, strict=True)):
+            chosen = torch.where(levels == level)[0]
+            pooled[chosen] = roi_align(
+                feature.float(), regions[chosen].float(), self.output_size, 1 / stride, sampling_ratio=0, aligned=True
+            ).to(pooled.dtype)
+        return pooled
+
+    def levels(self, boxes: Tensor) -> Tensor:
+        """Return the index (0 for P2 .. 3 for P5) of the level that each box [N, 4] is pooled from."""
+        size = torch.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+        level = torch.floor(CANONICAL_LEVEL + torch.log2(size / self.canonical_scale + 1e-8))
+        return level.clamp(2, 5).to(torch.int64) - 2
+
+
+class UnroundedAnchors(AnchorGenerator):
+    """Anchors of exact size at fixed strides; torchvision rounds them and derives strides from the padded size.
+
+    Args:
+        sizes: one anchor size in pixels for each of P2..P6; each comes in the ratios 0.5, 1 and 2.
+    """
+
+    def __init__(self, sizes: tuple[int, ...]) -> None:
+        super().__init__(tuple((size,) for size in sizes), ((0.5, 1.0, 2.0),) * len(sizes))
+
+    def generate_anchors(
+        self,
+        scales: Any,
+        aspect_ratios: Any,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+    ) -> Tensor:
+        """Return the anchors around the origin, XYXY, [sizes x ratios, 4], size-major; ratio is height / width."""
+        anchors = []
+        for size in scales:
+            for ratio in aspect_ratios:
+                width = (size * size / ratio) ** 0.5
+                height = width * ratio
+                anchors.append([-width / 2, -height / 2, width / 2, height / 2])
+        return torch.tensor(anchors, dtype=dtype, device=device)
+
+    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
+        """Return the anchors of each image, [anchors of all levels, 4]."""
+        device = feature_maps[0].device
+        self.set_cell_anchors(torch.float32, device)
+        grids = [list(feature.shape[-2:]) for feature in feature_maps]
+        strides = [[torch.tensor(4 << level, device=device)] * 2 for level in range(len(grids))]
+        anchors = torch.cat(self.grid_anchors(grids, strides))
+        return [anchors] * len(image_list.image_sizes)
+
+
+class ProposalNetwork(RegionProposalNetwork):
+    """RPN with L1 box loss; both losses are divided by the number of anchors that could be sampled."""
+
+    def compute_loss(
+        self, objectness: Tensor, pred_bbox_deltas: Tensor, labels: list[Tensor], regression_targets: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the objectness and the box loss."""
+        positive, negative = self.fg_bg_sampler(labels)
+        chosen = torch.where(torch.cat(positive) > 0)[0]
+        sampled = torch.cat([chosen, torch.where(torch.cat(negative) > 0)[0]])
+        normaliser = self.fg_bg_sampler.batch_size_per_image * len(labels)
+        box_loss = F.l1_loss(pred_bbox_deltas[chosen], torch.cat(regression_targets)[chosen], reduction="sum")
+        objectness_loss = F.binary_cross_entropy_with_logits(
+            objectness.flatten()[sampled], torch.cat(labels)[sampled], reduction="sum"
+        )
+        return objectness_loss / normaliser, box_loss / normaliser
+
+
+class MaskRoIHeads(RoIHeads):
+    """Box and mask heads with an L1 box loss and rasterised mask targets."""
+
+    def forward(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: list[dict[str, Any]] | None = None,
+    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        """Return (detections, {}) in evaluation, ([], losses) in training."""
+        if self.training:
+            assert targets is not None
+            return [], self._losses(features, proposals, image_shapes, targets)
+        logits, deltas = self._boxes(features, proposals, image_shapes)
+        boxes, scores, labels = self.postprocess_detections(logits, deltas, proposals, image_shapes)
+        if sum(len(item) for item in boxes) == 0:
+            masks: Any = [item.new_zeros(0, 1, 1, 1) for item in boxes]
+        else:
+            masks = maskrcnn_inference(self._masks(features, boxes, image_shapes), labels)
+        names = ("boxes", "scores", "labels", "masks")
+        found = zip(boxes, scores, labels, masks, strict=True)
+        return [dict(zip(names, values, strict=True)) for values in found], {}
+
+    def _boxes(
+        self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        pooled = self.box_roi_pool(features, proposals, image_shapes)
+        logits, deltas = self.box_predictor(self.box_head(pooled))
+        return logits, deltas
+
+    def _masks(
+        self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> Tensor:
+        return self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, image_shapes)))
+
+    def _losses(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: list[dict[str, Any]],
+    ) -> dict[str, Tensor]:
+        chosen, matches, labels, deltas = self.select_training_samples(proposals, targets)
+        logits, predicted = self._boxes(features, chosen, image_shapes)
+        every = torch.cat(labels)
+        losses = {
+            "loss_classifier": F.cross_entropy(logits, every),
+            "loss_box_reg": box_loss(predicted, every, torch.cat(deltas)),
+        }
+        positive = [item > 0 for item in labels]
+        boxes = [item[keep] for item, keep in zip(chosen, positive, strict=True)]
+        masks: list[Mask] = []
+        for target, match, keep in zip(targets, matches, positive, strict=True):
+            masks += [target["masks"][index] for index in match[keep].tolist()]
+        losses["loss_mask"] = mask_loss(
+            self._masks(features, boxes, image_shapes), every[every > 0], torch.cat(boxes), masks
+        )
+        return losses
+
+
+def box_loss(predicted: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """Return the L1 loss of the objects' deltas, summed and divided by the number of all sampled boxes.
+
+    Args:
+        predicted: deltas for every class, [N, 4 x (classes + 1)].
+        labels: class of each box, 0 for background, [N].
+        targets: deltas to reach, [N, 4].
+    """
+    positive = torch.where(labels > 0)[0]
+    own = predicted.reshape(len(predicted), -1, 4)[positive, labels[positive]]
+    return F.l1_loss(own, targets[positive], reduction="sum") / max(labels.numel(), 1)
+
+
+def mask_loss(logits: Tensor, labels: Tensor, boxes: Tensor, masks: list[Mask]) -> Tensor:
+    """Return the mean binary cross entropy of each object's mask in its box, for its own class.
+
+    Args:
+        logits: [objects, classes + 1, side, side].
+        labels: class of each object, from 1, [objects].
+        boxes: XYXY, [objects, 4].
+        masks: the mask of each object, in the same pixels as the boxes.
+    """
+    if not masks:
+        return logits.sum() * 0
+    side = logits.shape[-1]
+    corners = boxes.detach().cpu().double().numpy()
+    targets = torch.stack([mask_target(mask, box, side) for mask, box in zip(masks, corners, strict=True)])
+    own = logits[torch.arange(len(labels), device=labels.device), labels]
+    return F.binary_cross_entropy_with_logits(own, targets.to(own))
+
+
+class NoResize(GeneralizedRCNNTransform):
+    """Normalises and pads only: the data set resizes, and the evaluation maps back to original pixels.
+
+    Pixels are 0..255, so mean and deviation are ImageNet's times 255.
+    """
+
+    def __init__(self) -> None:
+        mean, deviation = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+        super().__init__(min_size=1, max_size=1, image_mean=mean, image_std=deviation, size_divisible=32)
+
+    def resize(self, image: Tensor, target: Any = None) -> tuple[Tensor, Any]:
+        """Return the image as it is."""
+        return image, target
+
+    def postprocess(self, result: Any, image_shapes: Any, original_image_sizes: Any) -> Any:
+        """Return the detections as they are: boxes in input pixels, masks within their boxes."""
+        return result
+
+
+def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
+    """Return the batch norm layers of a model."""
+    return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]

@@ -1,0 +1,146 @@
+"""The training loop: SGD with warm-up and drops, resumable at every checkpoint (4.2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from soco_core.artifacts.metrics import MetricsWriter
+from soco_core.artifacts.result import ResultDirectory
+from soco_core.config import FinetuneConfig, Recipe
+from soco_core.detection.coco import CocoSplit
+from soco_core.detection.data import Batch, training_batches
+from soco_core.detection.precise_bn import estimate_batch_norms
+from soco_core.detection.schedule import learning_rates
+from soco_core.engine.checkpoints import Checkpointer
+from soco_core.engine.interrupt import InterruptGuard
+from soco_core.engine.progress import Progress
+from soco_core.errors import SocoError
+from soco_core.tracking import Tracker
+
+METRICS = "metrics.jsonl"
+PRECISE_BN_STREAM = 1 << 20
+"""Added to the seed: PreciseBN sees other augmentations than the last training steps."""
+
+
+def train(
+    model: nn.Module, split: CocoSplit, recipe: Recipe, device: torch.device, result: ResultDirectory, tracker: Tracker
+) -> None:
+    """Train the detector, going on from the latest checkpoint of `result`.
+
+    Batches, augmentations and the sampling of anchors and proposals depend on the seed and the step alone,
+    so an interrupted training continues exactly.
+
+    Raises:
+        SocoError: the loss is not finite.
+        InterruptedStageError: asked to stop; the state is saved.
+    """
+    settings, runtime = recipe.finetune, recipe.runtime
+    optimizer = build_optimizer(model, settings)
+    rates = learning_rates(settings)
+    checkpoints = Checkpointer(result, runtime.checkpoints_kept)
+    saved = checkpoints.load_latest()
+    first = 0
+    if saved is not None:
+        first = int(saved["step"])
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+    model.train()
+    batches = training_batches(split, recipe, first, settings.iterations)
+    with (
+        InterruptGuard() as guard,
+        MetricsWriter(result.path / METRICS, first) as metrics,
+        Progress("finetune", settings.iterations, first) as progress,
+    ):
+        for step in range(first, settings.iterations):
+            values = _step(model, optimizer, next(batches), float(rates[step]), step, recipe, device)
+            metrics.write(step, values)
+            if step % runtime.log_steps == 0 or step + 1 == settings.iterations:
+                tracker.log(step, values)
+            progress.advance(note=f"loss {values['loss']:.3f}")
+            finished = step + 1
+            stop = guard.signal is not None
+            if finished % runtime.checkpoint_steps == 0 or finished == settings.iterations or stop:
+                checkpoints.save(finished, {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+                guard.stop_if_asked(f"step {finished} is saved")
+
+
+def build_optimizer(model: nn.Module, settings: FinetuneConfig) -> torch.optim.SGD:
+    """Return SGD with momentum; batch-norm parameters get no weight decay, biases do (detectron2's defaults)."""
+    norms = [
+        parameter
+        for module in model.modules()
+        if isinstance(module, nn.BatchNorm2d)
+        for parameter in module.parameters(recurse=False)
+    ]
+    without = {id(parameter) for parameter in norms}
+    decayed = [parameter for parameter in model.parameters() if id(parameter) not in without]
+    groups = [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": norms, "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
+
+
+def refresh_batch_norms(model: nn.Module, split: CocoSplit, recipe: Recipe, device: torch.device) -> None:
+    """Re-estimate the batch-norm statistics over `precise_bn_images` training images."""
+    steps = math.ceil(recipe.finetune.precise_bn_images / recipe.finetune.batch_size)
+    if steps == 0:
+        return
+    apart = recipe.model_copy(update={"seed": recipe.seed + PRECISE_BN_STREAM})
+
+    def inputs() -> Iterator[Batch]:
+        for step, batch in enumerate(training_batches(split, apart, 0, steps)):
+            _seed_step(apart.seed, step)
+            yield to_device(batch, device)
+
+    estimate_batch_norms(model, inputs())
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Move a batch; pixels become float, still in 0..255."""
+    images, targets = batch
+    moved = [
+        {key: value.to(device) if isinstance(value, Tensor) else value for key, value in target.items()}
+        for target in targets
+    ]
+    return [image.to(device).float() for image in images], moved
+
+
+def _step(
+    model: nn.Module,
+    optimizer: torch.optim.SGD,
+    batch: Batch,
+    rate: float,
+    step: int,
+    recipe: Recipe,
+    device: torch.device,
+) -> dict[str, Any]:
+    images, targets = to_device(batch, device)
+    _seed_step(recipe.seed, step)
+    losses: dict[str, Tensor] = model(images, targets)
+    total = torch.stack(list(losses.values())).sum()
+    values = {"loss": total.item(), **{name: loss.item() for name, loss in losses.items()}, "learning_rate": rate}
+    if not math.isfinite(values["loss"]):
+        ids = ", ".join(str(target["image_id"]) for target in targets)
+        raise SocoError(
+            f"finetune: the loss is not finite at step {step} (images {ids}); lower finetune.learning_rate, raise "
+            "finetune.warmup_iterations or set finetune.gradient_clip"
+        )
+    optimizer.zero_grad(set_to_none=True)
+    total.backward()
+    if recipe.finetune.gradient_clip:
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.finetune.gradient_clip)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    return values
+
+
+def _seed_step(seed: int, step: int) -> None:
+    """The detector samples anchors and proposals from torch's global generator: seeded anew for each step."""
+    torch.manual_seed((seed << 32) + step)

@@ -1,0 +1,139 @@
+"""Where a detector starts from: nothing, a weights file, or the converted weights of a pretraining."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from soco_core.artifacts.fingerprint import file_sha256
+from soco_core.artifacts.result import open_result
+from soco_core.artifacts.weights import Coverage, load_canonical
+from soco_core.errors import InputError
+from soco_core.storage import is_s3
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+SCRATCH = "scratch"
+EXPORT = "torchvision.pth"
+BODY = "backbone.body."
+
+
+@dataclass(frozen=True)
+class Initialisation:
+    """What a finetuning starts from."""
+
+    method: str
+    """Default row of the table."""
+    description: str
+    """For people."""
+    fingerprint: str
+    """What determines the weights."""
+    path: Path | None
+    """The weights file; None for scratch."""
+
+
+def find_initialisation(init: str) -> Initialisation:
+    """Look up ``scratch``, a weights file, or the directory or URI of a `convert` result.
+
+    Raises:
+        InputError: there is no such thing.
+    """
+    if init == SCRATCH:
+        return Initialisation("Scratch", SCRATCH, SCRATCH, None)
+    if is_s3(init) or Path(init).is_dir():
+        converted = open_result(init, stage="convert")
+        description = f"converted weights {converted.fingerprint}"
+        return Initialisation("SoCo", description, converted.fingerprint, converted.path / EXPORT)
+    path = Path(init)
+    if not path.is_file():
+        raise InputError(
+            f"--init {init}: no such file or folder; give `scratch`, a weights file (.pth, .pt, .safetensors) or the "
+            "directory of a convert result"
+        )
+    digest = file_sha256(path)
+    return Initialisation("Supervised", f"{path.name} (sha256 {digest[:12]})", digest, path)
+
+
+def load_initialisation(model: nn.Module, start: Initialisation) -> Coverage:
+    """Load the weights into a detector and return what was loaded, left out and newly initialised.
+
+    A file may hold a torchvision ResNet's state dict (``conv1.weight`` ...; its classifier is left out) or a
+    detector's (``backbone.body.conv1.weight`` ...). The whole backbone must be there.
+
+    Raises:
+        InputError: the file cannot be read; a backbone key is missing; a key is unknown or of another shape.
+    """
+    own = model.state_dict()
+    coverage = Coverage("torchvision Mask R-CNN")
+    if start.path is not None:
+        tensors = {}
+        for key, (name, value) in _detector_names(_read(start.path)).items():
+            if name is None:
+                coverage.left_out[key] = "the classifier of the supervised pretraining; a detector has its own"
+                continue
+            _check(start.path, key, name, value, own)
+            tensors[name] = value
+            coverage.loaded[key] = name
+        missing = [
+            key for key in own if key.startswith(BODY) and key not in tensors and not key.endswith("num_batches_tracked")
+        ]
+        if missing:
+            raise InputError(
+                f"{start.path}: has no {missing[0].removeprefix(BODY)} ({len(missing)} of the backbone's keys are "
+                "missing); give the weights of the recipe's model.backbone"
+            )
+        model.load_state_dict(tensors, strict=False)
+    reason = "trained from scratch" if start.path is None else "not part of the pretraining"
+    coverage.newly_initialised = {key: reason for key in own if key not in coverage.loaded.values()}
+    return coverage
+
+
+def _check(path: Path, key: str, name: str, value: Tensor, own: dict[str, Tensor]) -> None:
+    if name not in own:
+        raise InputError(
+            f"{path}: {key} is not a key of the recipe's detector; give the weights of its model.backbone, or a "
+            "convert result of the same recipe"
+        )
+    if value.shape != own[name].shape:
+        raise InputError(
+            f"{path}: {key} has shape {list(value.shape)}, the recipe's model needs {list(own[name].shape)}; "
+            "use the recipe that it was trained with"
+        )
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    import torch
+
+    if path.suffix == ".safetensors":
+        return load_canonical(path)
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: not readable as PyTorch weights ({cause})") from error
+    for inner in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(inner), dict):
+            content = content[inner]
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds a {type(content).__name__}, not a state dict")
+    tensors = {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    if not tensors:
+        raise InputError(f"{path}: holds no tensors; a state dict is needed")
+    return tensors
+
+
+def _detector_names(tensors: dict[str, Tensor]) -> dict[str, tuple[str | None, Tensor]]:
+    """Map each key of a file to the detector's name (None for a classifier's keys) and its tensor."""
+    whole = any(key.startswith(BODY) for key in tensors)
+    named: dict[str, tuple[str | None, Tensor]] = {}
+    for key, value in tensors.items():
+        # Weights saved under DistributedDataParallel carry its prefix.
+        plain = key.removeprefix("module.")
+        if whole:
+            named[key] = (key, value)
+        else:
+            named[key] = (None if plain.startswith("fc.") else BODY + plain, value)
+    return named

@@ -1,0 +1,83 @@
+"""The frame of a stage that a pipeline runs in a process of its own.
+
+Its lines are what the pipeline command (pipelines/screen.py) and the reader of a pod's log go by:
+``[pretrain] started (process 12)``, progress, then one of ``done in 8.1 s: RESULT``, ``error: CAUSE``
+or ``stopped: WHAT WAS KEPT``.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from soco_core.config import Recipe, load_recipe, parse_recipe
+from soco_core.console import STAGE_LABEL, say
+from soco_core.engine.processes import end_with_pipeline
+from soco_core.errors import InterruptedStageError, SocoError
+
+EXIT_BUG = 1
+EXIT_INPUT = 2
+EXIT_STOPPED = 130
+
+
+@dataclass
+class StageOutcome:
+    """What a stage hands on; its body fills this in."""
+
+    result: str = ""
+    """Path or URI of the result directory, shown to users."""
+
+
+@contextmanager
+def stage_process(label: str) -> Iterator[StageOutcome]:
+    """Run a stage as this process's only work: labelled lines, one-line errors, no orphan.
+
+    SIGTERM acts as SIGINT does, so that locks, temporary files and workers are put away. An error
+    ends the process: exit status 2 for one that the user can act on, 1 for any other (after its
+    traceback), 130 if the stage was asked to stop.
+
+    Args:
+        label: name of the stage, and what tells it from its siblings: ``propose 0/2``.
+    """
+    os.environ[STAGE_LABEL] = label
+    end_with_pipeline()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    say(f"started (process {os.getpid()})")
+    began = time.monotonic()
+    outcome = StageOutcome()
+    try:
+        yield outcome
+    except (InterruptedStageError, KeyboardInterrupt) as stop:
+        say(f"stopped: {one_line(stop) if isinstance(stop, SocoError) else 'what was finished is kept'}")
+        raise SystemExit(EXIT_STOPPED) from None
+    except SocoError as error:
+        say(f"error: {one_line(error)}")
+        raise SystemExit(EXIT_INPUT) from None
+    except Exception as error:
+        traceback.print_exc()
+        say(f"error: {type(error).__name__}: {one_line(error)}")
+        raise SystemExit(EXIT_BUG) from None
+    say(f"done in {time.monotonic() - began:.1f} s: {outcome.result}")
+
+
+def read_recipe(value: str) -> Recipe:
+    """Read a pipeline's parameter `recipe`: the name of a recipe, the path of a YAML file, or YAML text.
+
+    Raises:
+        RecipeError: as :func:`soco_core.config.load_recipe` does.
+    """
+    if "\n" in value or ":" in value:
+        return parse_recipe(value, source="parameter `recipe`")
+    return load_recipe(value)
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's text on one line."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,130 @@
+"""The stage `plan`: what a pipeline run is of, settled before anything is computed.
+
+The same recipe and inputs are the same plan, found again by its result directory; so the same command,
+given again after a failure or to look at the report, goes on under the same MLflow parent run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from soco_core import storage
+from soco_core.artifacts.result import ResultDirectory, locate
+from soco_core.artifacts.stage import complete
+from soco_core.config import Recipe
+from soco_core.console import say
+from soco_core.plan.inputs import check_inputs
+from soco_core.tracking import (
+    Tracker,
+    TrackingContext,
+    default_store,
+    end_pipeline_run,
+    resume_pipeline_run,
+    start_pipeline_run,
+)
+
+CONTRACT = 1
+PARENT_RUN = "parent-run.json"
+"""Beside the result: the parent run and its status. Not part of the result, which no store can change."""
+DETERMINING = ("name", "seed", "images", "proposals", "views", "model", "pretrain", "finetune", "demo_data")
+"""All of the recipe but `runtime`, which changes nothing that is computed."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every later stage of the run is given."""
+
+    result: ResultDirectory
+    recipe: Recipe
+    tracking: TrackingContext | None
+    """Where the run is tracked; None if nowhere."""
+
+
+def plan(recipe: Recipe, *, images: str, coco: str, output: str, supervised: str = "", tracking_uri: str = "") -> Plan:
+    """Check the inputs, store the resolved recipe, and open the parent run (or go on with it).
+
+    Args:
+        recipe: the resolved recipe.
+        images: folder of images to pretrain on.
+        coco: folder of the COCO-format data set to finetune and evaluate on.
+        output: root of all results, a local directory or an S3 URI.
+        supervised: file of ImageNet-supervised weights; empty for none.
+        tracking_uri: MLflow tracking URI; if empty, ``MLFLOW_TRACKING_URI``, then an SQLite file in a
+            local `output`. A run whose output is on S3 and that names no URI is not tracked.
+
+    Raises:
+        InputError: an input is missing or empty.
+    """
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or _default_store(output)
+    inputs = {"images": _absolute(images), "coco": _absolute(coco), "supervised": _absolute(supervised)}
+    # Checked again even if the plan is known: an input may have gone since.
+    count = check_inputs(images=images, coco=coco, supervised=supervised)
+    result = locate(output, "plan", CONTRACT, recipe, DETERMINING, {**inputs, "tracking": uri})
+
+    def compute(result: ResultDirectory, tracker: Tracker) -> dict[str, Any]:
+        return {**inputs, "pretraining_images": count}
+
+    complete(result, recipe, None, compute)
+    return Plan(result, recipe, _parent_run(result, recipe, uri) if uri else None)
+
+
+def end_run(plan_result: str, succeeded: bool) -> None:
+    """Close the parent run of a plan, unless it is closed in this way already.
+
+    Args:
+        plan_result: path or URI of the plan's result directory.
+        succeeded: whether all stages of the pipeline did.
+    """
+    where = storage.join(plan_result, PARENT_RUN)
+    if not storage.exists(where):
+        return
+    known = json.loads(storage.read_text(where))
+    status = "FINISHED" if succeeded else "FAILED"
+    if known["status"] != status:
+        context = TrackingContext(known["uri"], known["parent"])
+        try:
+            end_pipeline_run(context, succeeded)
+        except Exception as error:  # MLflow's clients raise whatever their transport raises
+            _warn(error)
+        else:
+            _remember(where, context, status)
+
+
+def _parent_run(result: ResultDirectory, recipe: Recipe, uri: str) -> TrackingContext | None:
+    """Return the plan's parent run; that of an attempt that ended in an error is shown as running again."""
+    where = storage.join(result.uri, PARENT_RUN)
+    known = json.loads(storage.read_text(where)) if storage.exists(where) else None
+    if known is not None and known["status"] != "FAILED":
+        return TrackingContext(known["uri"], known["parent"])
+    try:
+        if known is None:
+            tags = {"soco.result": result.uri, **{f"soco.{key}": str(value) for key, value in result.summary.items()}}
+            context = start_pipeline_run(uri, recipe.name, recipe, tags)
+        else:
+            context = TrackingContext(known["uri"], known["parent"])
+            resume_pipeline_run(context)
+    except Exception as error:  # MLflow's clients raise whatever their transport raises
+        _warn(error)
+        return None
+    _remember(where, context, "RUNNING")
+    return context
+
+
+def _remember(where: str, context: TrackingContext, status: str) -> None:
+    storage.write_text(where, json.dumps({"uri": context.uri, "parent": context.parent, "status": status}) + "\n")
+
+
+def _default_store(output: str) -> str:
+    return "" if storage.is_s3(output) else default_store(output)
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).resolve()) if path and not storage.is_s3(path) else path
+
+
+def _warn(error: Exception) -> None:
+    say(f"warning: the parent run in MLflow cannot be written ({' '.join(str(error).split())[:200]}); going on")

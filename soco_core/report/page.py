@@ -1,0 +1,215 @@
+"""What the report says, before it becomes Markdown, HTML or JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import soco_core
+from soco_core.artifacts.benchmark import COLUMNS
+from soco_core.artifacts.proposals import MANIFEST
+from soco_core.artifacts.result import ResultDirectory
+from soco_core.report.figures import Figure, copy_picture, draw_bars, draw_finetuning, draw_pretraining, slug
+from soco_core.report.runs import Run
+from soco_core.report.tables import Table, build_tables
+
+PACKAGES = ("torch", "torchvision", "opencv-contrib-python-headless", "faster-coco-eval", "numpy", "pillow")
+BAD_IMAGES_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A named number or word."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True)
+class RecipeFile:
+    """A recipe that reproduces some of the runs."""
+
+    file: str
+    seeds: tuple[int, ...]
+    text: str
+
+
+@dataclass
+class Page:
+    """The contents of a report."""
+
+    title: str
+    tables: list[Table]
+    benchmark_figures: dict[str, list[Figure]]
+    detections: list[Figure]
+    pretraining: list[Fact] = field(default_factory=list)
+    pretraining_figures: list[Figure] = field(default_factory=list)
+    views: list[Figure] = field(default_factory=list)
+    proposals: list[Fact] = field(default_factory=list)
+    proposal_figures: list[Figure] = field(default_factory=list)
+    bad_images: list[Fact] = field(default_factory=list)
+    bad_image_count: int = 0
+    recipes: list[RecipeFile] = field(default_factory=list)
+    inputs: list[ResultDirectory] = field(default_factory=list)
+    versions: list[Fact] = field(default_factory=list)
+
+
+def build_page(
+    title: str,
+    runs: list[Run],
+    pretrained: ResultDirectory | None,
+    proposals: ResultDirectory | None,
+    folder: Path,
+) -> Page:
+    """Collect what the report says, and write its figures and recipes below `folder`."""
+    tables = build_tables(runs)
+    page = Page(
+        title=title,
+        tables=tables,
+        benchmark_figures={t.benchmark: draw_bars(t, folder) + draw_finetuning(t, folder) for t in tables},
+        detections=[picture for table in tables for run in table.runs for picture in _detections(table, run, folder)],
+        inputs=[result for result in (proposals, pretrained) if result is not None] + [run.directory for run in runs],
+        versions=_versions(),
+    )
+    if pretrained is not None:
+        page.pretraining = _pretraining_facts(pretrained)
+        page.pretraining_figures = draw_pretraining(pretrained.path, folder)
+        page.views = copy_picture(
+            pretrained.path / "figures" / "views.png",
+            folder,
+            "views",
+            "The views of some images as the network sees them, with the proposals that it has to match between them.",
+        )
+    if proposals is not None:
+        _add_proposals(page, proposals, folder)
+    page.recipes = _recipes(title, runs, pretrained, proposals)
+    return page
+
+
+def results_json(page: Page) -> dict[str, Any]:
+    """Return every number of the report as plain JSON."""
+    return {
+        "contract": 1,
+        "columns": list(COLUMNS),
+        "benchmarks": [
+            {
+                "benchmark": table.benchmark,
+                "comparable_with_paper": table.comparable,
+                "runs": [
+                    {
+                        **asdict(run.result),
+                        "fingerprint": run.directory.fingerprint,
+                        "shortened": run.shortened,
+                        "differences_from_paper": [asdict(difference) for difference in run.differences],
+                    }
+                    for run in table.runs
+                ],
+                "gains": [asdict(gain) for gain in table.gains],
+                "paper": [asdict(row) for row in table.paper_rows],
+                "notes": list(table.notes),
+            }
+            for table in page.tables
+        ],
+        "pretraining": {fact.name: fact.value for fact in page.pretraining},
+        "proposals": {fact.name: fact.value for fact in page.proposals},
+        "inputs": [
+            {
+                "stage": result.stage,
+                "fingerprint": result.fingerprint,
+                "determined_by": result.determined_by,
+                "soco_version": result.done["soco_version"] if result.done else None,
+                "summary": result.summary,
+            }
+            for result in page.inputs
+        ],
+        "versions": {fact.name: fact.value for fact in page.versions},
+    }
+
+
+def _detections(table: Table, run: Run, folder: Path) -> list[Figure]:
+    label = table.label(run)
+    return copy_picture(
+        run.path / "figures" / "detections.png",
+        folder,
+        f"detections-{slug(table.benchmark)}-{slug(label)}",
+        f"{table.benchmark}, {label}: evaluated images, annotated (above) and as detected (below).",
+    )
+
+
+def _pretraining_facts(pretrained: ResultDirectory) -> list[Fact]:
+    recipe = pretrained.determined_by["recipe"]
+    summary = pretrained.summary
+    return [
+        Fact("images", f"{summary['images']:,}"),
+        Fact("epochs", f"{recipe['pretrain']['epochs']:,}"),
+        Fact("steps", f"{summary['steps']:,}"),
+        Fact("batch size", f"{min(recipe['pretrain']['batch_size'], summary['images']):,}"),
+        Fact("backbone", recipe["model"]["backbone"]),
+        Fact("view sizes", f"{recipe['views']['size']}, {recipe['views']['size']}, {recipe['views']['small_size']} px"),
+        Fact("proposals per image and step", str(recipe["views"]["proposals_per_image"])),
+        Fact("final loss", f"{summary['final_loss']:.3f}".replace("-", "−")),
+        Fact("seed", str(recipe["seed"])),
+    ]
+
+
+def _add_proposals(page: Page, proposals: ResultDirectory, folder: Path) -> None:
+    manifest = json.loads((proposals.path / MANIFEST).read_text(encoding="utf-8"))
+    good, bad, boxes = manifest["images"]["good"], manifest["images"]["bad"], manifest["boxes_per_image"]
+    page.proposals = [
+        Fact("usable images", f"{good:,}"),
+        Fact("unreadable images", f"{bad:,}"),
+        Fact("boxes", f"{boxes['total']:,}"),
+        Fact("boxes per image", f"{boxes['mean']:.1f} on average, {boxes['median']:g} median, {boxes['max']} at most"),
+        *(
+            Fact(f"images kept by the {step.replace('_', ' ')} rule", f"{count:,}")
+            for step, count in manifest["kept_by"].items()
+        ),
+    ]
+    page.bad_image_count = bad
+    page.bad_images = [Fact(entry["id"], entry["reason"]) for entry in manifest["bad_images"][:BAD_IMAGES_SHOWN]]
+    figures = proposals.path / "figures"
+    page.proposal_figures = copy_picture(
+        figures / "proposals.png", folder, "proposals", "Selective search's boxes after the filter, on some images."
+    ) + copy_picture(
+        figures / "proposals_histogram.png",
+        folder,
+        "proposals_histogram",
+        "How many boxes images have, and their sizes.",
+    )
+
+
+def _recipes(
+    name: str, runs: list[Run], pretrained: ResultDirectory | None, proposals: ResultDirectory | None
+) -> list[RecipeFile]:
+    """Put together what determined each run; runs that differ in nothing but their seed share a recipe."""
+    import yaml
+
+    seeds: dict[str, set[int]] = {}
+    for run in runs:
+        recipe: dict[str, Any] = {"name": name}
+        for result in (proposals, pretrained, run.directory):
+            if result is not None:
+                recipe |= result.determined_by["recipe"]
+        recipe.pop("seed", None)
+        seeds.setdefault(yaml.safe_dump(recipe, sort_keys=False), set()).add(run.result.seed)
+    return [
+        RecipeFile(
+            "recipe.yaml" if len(seeds) == 1 else f"recipe-{number}.yaml",
+            tuple(sorted(used)),
+            f"seed: {min(used)}\n{text}",
+        )
+        for number, (text, used) in enumerate(seeds.items(), 1)
+    ]
+
+
+def _versions() -> list[Fact]:
+    found = [Fact("soco", soco_core.__version__)]
+    for package in PACKAGES:
+        try:
+            found.append(Fact(package, version(package)))
+        except PackageNotFoundError:
+            found.append(Fact(package, "not installed"))
+    return found

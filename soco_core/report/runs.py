@@ -1,0 +1,172 @@
+"""The runs of a report, and how each differs from the setting of the paper's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from soco_core.artifacts.benchmark import BenchmarkResult
+from soco_core.artifacts.result import ResultDirectory
+from soco_core.config import Recipe
+from soco_core.errors import InputError
+from soco_core.report.paper import BENCHMARKS, PRETRAINING_EPOCHS, PRETRAINING_IMAGES, PaperBenchmark
+
+METRICS = "metrics.json"
+METHOD_ORDER = ("Scratch", "Supervised")
+ANSWERED_ELSEWHERE = {
+    "finetune": {"benchmark", "iterations", "batch_size"},
+    "pretrain": {"epochs"},
+}
+"""Fields that are compared as a number of the run, or with more than one value of the paper's."""
+COMPARED_SECTIONS = ("proposals", "views", "model", "pretrain", "finetune")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing in which a run is not what the paper did."""
+
+    what: str
+    ours: str
+    paper: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finetuned and evaluated detector."""
+
+    result: BenchmarkResult
+    directory: ResultDirectory
+    differences: tuple[Difference, ...]
+
+    @property
+    def path(self) -> Path:
+        """Local directory of the result."""
+        return self.directory.path
+
+    @property
+    def shortened(self) -> bool:
+        """Whether data, schedule or model are not the paper's, so that its numbers cannot be compared."""
+        return bool(self.differences)
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The part of the recipe that determined the run, plain JSON."""
+        return dict(self.directory.determined_by["recipe"])
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        """All that determined the run but its initial weights and its seed."""
+        recipe = {key: value for key, value in self.recipe.items() if key != "seed"}
+        inputs = {key: value for key, value in self.directory.determined_by["inputs"].items() if _is_data(key)}
+        return {"recipe": recipe, "inputs": inputs, "contract": self.directory.determined_by["contract"]}
+
+
+def read_runs(
+    benchmarks: list[ResultDirectory], pretrained: ResultDirectory | None, proposals: ResultDirectory | None
+) -> list[Run]:
+    """Read the benchmark results: Scratch, Supervised, then the others by name, seeds ascending.
+
+    Args:
+        benchmarks: whole results of `finetune`.
+        pretrained: the pretraining behind the SoCo rows, if known.
+        proposals: the proposals behind that, if known.
+
+    Raises:
+        InputError: two different results claim the same row.
+    """
+    runs: dict[tuple[str, str, int], Run] = {}
+    for directory in benchmarks:
+        result = BenchmarkResult.read(directory.path / METRICS)
+        row = (result.benchmark, result.method, result.seed)
+        known = runs.get(row)
+        if known is not None and known.directory.fingerprint != directory.fingerprint:
+            raise InputError(
+                f"{directory.uri}: {result.method} with seed {result.seed} on {result.benchmark}, as is "
+                f"{known.directory.uri}; give one of them only, or name their rows apart when finetuning"
+            )
+        differences = tuple(_differences(result, directory, pretrained, proposals))
+        runs[row] = Run(result, directory, differences)
+    return sorted(runs.values(), key=_order)
+
+
+def is_soco(result: BenchmarkResult) -> bool:
+    """Tell whether a row rests on the pretraining."""
+    return result.method.startswith("SoCo")
+
+
+def _order(run: Run) -> tuple[str, int, str, int]:
+    method = run.result.method
+    rank = METHOD_ORDER.index(method) if method in METHOD_ORDER else len(METHOD_ORDER)
+    return run.result.benchmark, rank, method, run.result.seed
+
+
+def _is_data(name: str) -> bool:
+    return name not in {"init", "method"}
+
+
+def _differences(
+    result: BenchmarkResult,
+    directory: ResultDirectory,
+    pretrained: ResultDirectory | None,
+    proposals: ResultDirectory | None,
+) -> Iterator[Difference]:
+    benchmark = BENCHMARKS.get(result.benchmark)
+    if benchmark is not None:
+        yield from _data_differences(result, benchmark)
+    default = Recipe().finetune
+    iterations = default.iterations if benchmark is None else benchmark.iterations
+    for what, ours, paper in (
+        ("iterations", result.iterations, iterations),
+        ("batch size", result.batch_size, default.batch_size),
+    ):
+        if ours != paper:
+            yield Difference(what, f"{ours:,}", f"{paper:,}")
+    yield from _recipe_differences(directory)
+    if is_soco(result):
+        yield from _pretraining_differences(pretrained, proposals)
+
+
+def _data_differences(result: BenchmarkResult, benchmark: PaperBenchmark) -> Iterator[Difference]:
+    if result.train_images not in benchmark.train_images:
+        sizes = " or ".join(f"{size:,}" for size in benchmark.train_images)
+        yield Difference("training images", f"{result.train_images:,}", sizes)
+    if result.val_images != benchmark.val_images:
+        yield Difference("evaluated images", f"{result.val_images:,}", f"{benchmark.val_images:,}")
+
+
+def _pretraining_differences(
+    pretrained: ResultDirectory | None, proposals: ResultDirectory | None
+) -> Iterator[Difference]:
+    if pretrained is None:
+        yield Difference("pretraining", "not given to this report", "100 or 400 epochs of ImageNet")
+        return
+    images = int(pretrained.summary["images"])
+    if not PRETRAINING_IMAGES[0] <= images <= PRETRAINING_IMAGES[1]:
+        yield Difference("pretraining images", f"{images:,}", "about 1.28 million")
+    epochs = pretrained.determined_by["recipe"]["pretrain"]["epochs"]
+    if epochs not in PRETRAINING_EPOCHS:
+        yield Difference("pretraining epochs", str(epochs), " or ".join(map(str, PRETRAINING_EPOCHS)))
+    # The model is the finetuned one's too, and was compared there.
+    yield from _recipe_differences(pretrained, without="model")
+    if proposals is not None:
+        yield from _recipe_differences(proposals)
+
+
+def _recipe_differences(directory: ResultDirectory, without: str = "") -> Iterator[Difference]:
+    """Compare what determined a result with the defaults of the recipe, which are the paper's values."""
+    recipe = directory.determined_by["recipe"]
+    paper = Recipe().part(*COMPARED_SECTIONS)
+    for section in COMPARED_SECTIONS:
+        if section == without or section not in recipe:
+            continue
+        for field, value in paper[section].items():
+            if field not in ANSWERED_ELSEWHERE.get(section, ()) and recipe[section].get(field, value) != value:
+                yield Difference(f"{section}.{field}", _shown(recipe[section][field]), _shown(value))
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(_shown(item) for item in value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

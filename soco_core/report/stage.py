@@ -1,0 +1,92 @@
+"""Stage `report`: what was reached, beside the paper where that is fair."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from soco_core import storage
+from soco_core.artifacts.result import DONE, ResultDirectory, locate, open_result
+from soco_core.artifacts.stage import complete
+from soco_core.config import Recipe
+from soco_core.errors import InputError
+from soco_core.tracking import Tracker, TrackingContext
+
+CONTRACT = 1
+
+
+def report(
+    recipe: Recipe,
+    *,
+    benchmarks: list[str],
+    output: str,
+    pretrained: str | None = None,
+    proposals: str | None = None,
+    tracking: TrackingContext | None = None,
+) -> ResultDirectory:
+    """Write the tables, curves and pictures of finished runs, each benchmark beside the paper's rows.
+
+    The result holds ``report.md``, ``report.html`` (self-contained), ``results.json``, ``recipe.yaml``
+    and ``figures/``.
+
+    Args:
+        recipe: only its name is used; what determined the runs is read from their results.
+        benchmarks: results of `finetune`, directories or S3 URIs.
+        output: root of all results.
+        pretrained: the result of `pretrain` behind the SoCo rows.
+        proposals: the result of `propose` behind that pretraining.
+        tracking: where to track, or None.
+
+    Raises:
+        InputError: an input is not whole or not of its stage, the inputs do not belong together, or two
+            results claim the same row.
+    """
+    if not benchmarks:
+        raise InputError("no benchmark result to report on; give at least one result of `soco finetune`")
+    finetuned = [open_result(uri, stage="finetune") for uri in benchmarks]
+    pretraining = open_result(pretrained, stage="pretrain") if pretrained else None
+    proposed = open_result(proposals, stage="proposals") if proposals else None
+    if pretraining:
+        _check_belongs(finetuned, pretraining, proposed)
+    inputs = {
+        "benchmarks": sorted(result.fingerprint for result in finetuned),
+        "pretrained": pretraining.fingerprint if pretraining else None,
+        "proposals": proposed.fingerprint if proposed else None,
+    }
+    result = locate(output, "report", CONTRACT, recipe, ("name",), inputs)
+
+    def compute(result: ResultDirectory, tracker: Tracker) -> dict[str, Any]:
+        import json
+
+        from soco_core.report.html import to_html
+        from soco_core.report.markdown import to_markdown
+        from soco_core.report.page import build_page, results_json
+        from soco_core.report.runs import read_runs
+        from soco_core.storage import write_text
+
+        runs = read_runs(finetuned, pretraining, proposed)
+        page = build_page(recipe.name, runs, pretraining, proposed, result.path)
+        for file in page.recipes:
+            write_text(result.path / file.file, file.text)
+        write_text(result.path / "report.md", to_markdown(page))
+        write_text(result.path / "report.html", to_html(page, result.path))
+        write_text(result.path / "results.json", json.dumps(results_json(page), indent=2, allow_nan=False) + "\n")
+        return {table.benchmark: {table.label(run): run.result.metrics for run in table.runs} for table in page.tables}
+
+    return complete(result, recipe, tracking, compute)
+
+
+def _check_belongs(
+    finetuned: list[ResultDirectory], pretraining: ResultDirectory, proposed: ResultDirectory | None
+) -> None:
+    """Refuse to show a pretraining beside rows or proposals that are not its own, as far as the results tell."""
+    used = pretraining.determined_by["inputs"]["proposals"]
+    if proposed and proposed.fingerprint != used:
+        raise InputError(f"{proposed.uri}: not the proposals of {pretraining.uri}; give those named {used}")
+    for run in finetuned:
+        # The weights' own result lies beside the run's, if both were made under one root.
+        root = run.uri.rsplit("/", 2)[0]
+        weights = storage.join(root, "convert", run.determined_by["inputs"]["init"])
+        if storage.exists(storage.join(weights, DONE)):
+            origin = open_result(weights, stage="convert").determined_by["inputs"]["pretrained"]
+            if origin != pretraining.fingerprint:
+                raise InputError(f"{run.uri}: its weights come from pretraining {origin}, not from {pretraining.uri}")

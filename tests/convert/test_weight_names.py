@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from soco_core.config import ModelConfig
+from soco_core.convert.export import split_pretrained
+from soco_core.convert.names import TARGETS, Target, count_head_convs, to_canonical, to_target
+
+Network = Callable[[ModelConfig], dict[str, torch.Tensor]]
+MODELS = [
+    ModelConfig(backbone="resnet18", fpn_channels=16, head_convs=1, head_fc_size=32),
+    ModelConfig(backbone="resnet50", fpn_channels=16, head_convs=4, head_fc_size=32),
+]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.backbone)
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_round_trip_gives_the_same_tensors(model: ModelConfig, target: Target, network: Network) -> None:
+    canonical, _ = split_pretrained(network(model), "test")
+    there = {to_target(key, target, model.head_convs): value for key, value in canonical.items()}
+    assert None not in there
+    assert len(there) == len(canonical)
+    back = {to_canonical(key, target, model.head_convs): value for key, value in there.items() if key}
+    assert back.keys() == canonical.keys()
+    assert all(torch.equal(back[key], value) for key, value in canonical.items())
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.backbone)
+def test_torchvision_names_and_shapes_are_those_of_a_real_torchvision_detector(
+    model: ModelConfig, network: Network, torchvision_detector: Callable[[ModelConfig], torch.nn.Module]
+) -> None:
+    canonical, _ = split_pretrained(network(model), "test")
+    ours = {to_target(key, "torchvision", model.head_convs): value.shape for key, value in canonical.items()}
+    assert ours == {key: value.shape for key, value in torchvision_detector(model).state_dict().items()}
+
+
+def test_the_papers_model_has_392_keys(network: Network) -> None:
+    # 53 convolutions and 53 batch norms of 5 tensors each in ResNet-50, 8 and 8 in the FPN,
+    # 4 and 4 in the box head, and a linear layer: 65 * 6 + 2.
+    canonical, _ = split_pretrained(network(MODELS[1]), "test")
+    assert len(canonical) == 392
+    assert count_head_convs(canonical) == 4
+
+
+@pytest.mark.parametrize(
+    ("canonical", "torchvision", "detectron2"),
+    [
+        ("encoder.conv1.weight", "backbone.body.conv1.weight", "backbone.bottom_up.stem.conv1.weight"),
+        ("encoder.bn1.running_var", "backbone.body.bn1.running_var", "backbone.bottom_up.stem.conv1.norm.running_var"),
+        (
+            "encoder.layer1.0.conv3.weight",
+            "backbone.body.layer1.0.conv3.weight",
+            "backbone.bottom_up.res2.0.conv3.weight",
+        ),
+        ("encoder.layer3.5.bn2.bias", "backbone.body.layer3.5.bn2.bias", "backbone.bottom_up.res4.5.conv2.norm.bias"),
+        (
+            "encoder.layer4.0.downsample.0.weight",
+            "backbone.body.layer4.0.downsample.0.weight",
+            "backbone.bottom_up.res5.0.shortcut.weight",
+        ),
+        (
+            "encoder.layer2.0.downsample.1.running_mean",
+            "backbone.body.layer2.0.downsample.1.running_mean",
+            "backbone.bottom_up.res3.0.shortcut.norm.running_mean",
+        ),
+        (
+            "encoder.layer3.22.conv1.weight",
+            "backbone.body.layer3.22.conv1.weight",
+            "backbone.bottom_up.res4.22.conv1.weight",
+        ),
+        ("neck.lateral_convs.0.conv.weight", "backbone.fpn.inner_blocks.0.0.weight", "backbone.fpn_lateral2.weight"),
+        ("neck.lateral_convs.3.bn.weight", "backbone.fpn.inner_blocks.3.1.weight", "backbone.fpn_lateral5.norm.weight"),
+        ("neck.fpn_convs.0.conv.weight", "backbone.fpn.layer_blocks.0.0.weight", "backbone.fpn_output2.weight"),
+        ("neck.fpn_convs.2.bn.bias", "backbone.fpn.layer_blocks.2.1.bias", "backbone.fpn_output4.norm.bias"),
+        ("head.conv1.weight", "roi_heads.box_head.0.0.weight", "roi_heads.box_head.conv1.weight"),
+        (
+            "head.bn4.num_batches_tracked",
+            "roi_heads.box_head.3.1.num_batches_tracked",
+            "roi_heads.box_head.conv4.norm.num_batches_tracked",
+        ),
+        ("head.fc1.weight", "roi_heads.box_head.5.weight", "roi_heads.box_head.fc1.weight"),
+    ],
+)
+def test_names_by_hand(canonical: str, torchvision: str, detectron2: str) -> None:
+    assert to_target(canonical, "torchvision", 4) == torchvision
+    assert to_target(canonical, "detectron2", 4) == detectron2
+    assert to_canonical(torchvision, "torchvision", 4) == canonical
+    assert to_canonical(detectron2, "detectron2", 4) == canonical
+
+
+def test_the_linear_layer_follows_the_convolutions() -> None:
+    assert to_target("head.fc1.bias", "torchvision", 1) == "roi_heads.box_head.2.bias"
+    assert to_canonical("roi_heads.box_head.5.bias", "torchvision", 1) is None
+
+
+@pytest.mark.parametrize(
+    "key", ["encoder.fc.weight", "neck.extra.conv.weight", "head.fc2.weight", "encoderxconv1.weight"]
+)
+def test_an_unknown_key_has_no_name(key: str) -> None:
+    assert to_target(key, "torchvision", 4) is None

@@ -1,0 +1,101 @@
+"""A stage's process and its workers end with the pipeline command, however that ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+STAGE = """
+import os, sys, time
+from soco_core.engine.processes import end_with_pipeline
+if sys.argv[2] == "no pidfd":
+    os.__dict__.pop("pidfd_open", None)
+end_with_pipeline()
+worker = os.fork()
+if worker:
+    with open(sys.argv[1] + ".part", "w") as file:
+        file.write(f"{os.getpid()} {worker}")
+    os.rename(sys.argv[1] + ".part", sys.argv[1])
+time.sleep(60)
+"""
+PIPELINE = """
+import os, subprocess, sys
+environment = {**os.environ, "SOCO_PIPELINE_PID": str(os.getpid())}
+stage = [sys.executable, "-c", sys.argv[1], sys.argv[2], sys.argv[4]]
+shell = ["sh", "-c", '"$@"; exit $?', "sh"] if sys.argv[3] == "sh" else []
+subprocess.run([*shell, *stage], env=environment)
+"""
+
+
+def ended(pid: int) -> bool:
+    """Tell whether a process has ended; one that nobody has waited for yet has ended too."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def wait_until(condition: bool | object, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if callable(condition) and condition():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@pytest.fixture
+def no_leftovers() -> Iterator[list[int]]:
+    pids: list[int] = []
+    yield pids
+    for pid in pids:
+        if not ended(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("way", ["pidfd", "no pidfd"])
+@pytest.mark.parametrize("through", ["directly", "sh"])
+def test_it_ends_within_two_seconds(tmp_path: Path, no_leftovers: list[int], through: str, way: str) -> None:
+    report = tmp_path / "pids"
+    pipeline = subprocess.Popen([sys.executable, "-c", PIPELINE, STAGE, str(report), through, way])
+    try:
+        assert wait_until(report.exists, 20)
+        stage, worker = map(int, report.read_text().split())
+        no_leftovers += [stage, worker]
+        time.sleep(0.3)
+        assert not ended(stage)
+        assert not ended(worker)
+    finally:
+        pipeline.kill()
+        pipeline.wait()
+    assert wait_until(lambda: ended(stage) and ended(worker), 2)
+
+
+def test_it_ends_at_once_when_the_pipeline_is_gone_already(tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    script = (
+        "import time\nfrom soco_core.engine.processes import end_with_pipeline\nend_with_pipeline()\ntime.sleep(60)"
+    )
+    environment = {**os.environ, "SOCO_PIPELINE_PID": str(gone.pid)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, check=False, timeout=20)
+    assert done.returncode == -signal.SIGKILL
+
+
+def test_a_stage_that_no_pipeline_started_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "SOCO_PIPELINE_PID"}
+    script = (
+        "import os, threading\nfrom soco_core.engine.processes import end_with_pipeline\ngroup = os.getpgrp()\n"
+        "end_with_pipeline()\nprint(threading.active_count(), group == os.getpgrp())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True, timeout=20
+    )
+    assert done.stdout == "1 True\n"

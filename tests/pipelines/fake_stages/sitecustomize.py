@@ -1,0 +1,112 @@
+"""Stages that only write their result, for tests of what runs them; Python imports this by itself.
+
+FAKE_FAIL: a stage that raises an error of the user's; FAKE_CRASH: one with a bug; FAKE_KILLED: one that
+is killed; FAKE_SLOW: one that works, with a worker process, until it is stopped.
+"""
+
+import os
+import sys
+import types
+
+
+def _result(recipe, stage, output, inputs, tracking=None, files=None):
+    from soco_core.artifacts.result import locate
+    from soco_core.artifacts.stage import complete
+
+    def compute(result, tracker):
+        _behave(stage, result.path)
+        for name, text in (files or {}).items():
+            (result.path / name).write_text(text)
+        return {}
+
+    return complete(locate(output, stage, 1, recipe, ("seed",), inputs), recipe, tracking, compute)
+
+
+def _behave(stage, folder):
+    import signal
+    import time
+
+    from soco_core.console import say
+    from soco_core.errors import InputError
+
+    say(f"{stage}: 1/2 it, 1.0/s")
+    print("a library speaks")
+    if os.environ.get("FAKE_FAIL") == stage:
+        raise InputError("weights.pth: damaged;\n  download it again")
+    if os.environ.get("FAKE_CRASH") == stage:
+        raise ZeroDivisionError("division by zero")
+    if os.environ.get("FAKE_KILLED") == stage:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if os.environ.get("FAKE_SLOW") == stage:
+        worker = os.fork()
+        path = folder / f"beat-{os.getpid() if worker else 'worker'}"
+        while True:
+            path.write_text(str(time.time()))
+            time.sleep(0.05)
+
+
+def demo_data(recipe, *, output, tracking=None):
+    result = _result(recipe, "demo_data", output, {})
+    for name in ("unlabelled/a.jpg", "images/b.jpg", "annotations/instances_train.json", "annotations/instances_val.json"):
+        path = result.path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    return result
+
+
+def propose_shard(recipe, *, images, output, index, count):
+    _behave("propose", None)
+    return output
+
+
+def merge_shards(recipe, *, images, output, count, tracking=None):
+    return _result(recipe, "proposals", output, {"images": images, "count": count}, tracking)
+
+
+def pretrain(recipe, *, proposals, output, images=None, tracking=None):
+    return _result(recipe, "pretrain", output, {"proposals": proposals}, tracking)
+
+
+def convert(recipe, *, pretrained, output, tracking=None):
+    return _result(recipe, "convert", output, {"pretrained": pretrained}, tracking)
+
+
+def finetune(recipe, *, coco, init, output, tracking=None, method=None):
+    metrics = (
+        f'{{"benchmark": "b", "method": "{method}", "metrics": {{"APbb": 12.5, "APmk": null}}, "train_images": 1,'
+        '"val_images": 1, "iterations": 1, "batch_size": 1, "seed": 0, "initialisation": ""}'
+    )
+    return _result(recipe, "finetune", output, {"init": init}, tracking, {"metrics.json": metrics})
+
+
+def report(recipe, *, benchmarks, output, pretrained=None, proposals=None, tracking=None):
+    from pathlib import Path
+
+    from soco_core.artifacts.benchmark import BenchmarkResult
+
+    rows = [BenchmarkResult.read(Path(path, "metrics.json")) for path in benchmarks]
+    table = "".join(f"| {row.method} | {row.metrics['APbb']} |\n" for row in rows)
+    files = {"report.md": f"# Report\n\n| method | APbb |\n|---|---|\n{table}", "report.html": "<p>report</p>"}
+    return _result(recipe, "report", output, {"benchmarks": benchmarks}, tracking, files)
+
+
+def _install():
+    stages = {
+        "demo_data": [demo_data],
+        "proposals": [propose_shard, merge_shards],
+        "pretrain": [pretrain],
+        "convert": [convert],
+        "detection": [finetune],
+        "report": [report],
+    }
+    for stage, functions in stages.items():
+        for name in (f"soco_core.{stage}", f"soco_core.{stage}.stage"):
+            sys.modules[name] = types.ModuleType(name)
+        vars(sys.modules[f"soco_core.{stage}.stage"]).update({function.__name__: function for function in functions})
+    sys.modules["soco_core.detection.coco"] = types.ModuleType("coco")
+    sys.modules["soco_core.detection.coco"].open_coco = lambda place: None
+
+
+# The pipeline command itself keeps the real modules; its stages run in kfp's executor.
+if "SOCO_PIPELINE_PID" in os.environ:
+    _install()

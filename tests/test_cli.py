@@ -1,0 +1,92 @@
+"""The command line: quick help, one-line errors, results on standard output."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from soco_core.config import load_recipe, parse_recipe
+
+SOCO = Path(sys.executable).with_name("soco")
+
+
+def soco(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([SOCO, *arguments], capture_output=True, text=True, cwd=cwd, check=False)
+
+
+def test_help_names_every_stage() -> None:
+    done = soco("--help")
+    assert done.returncode == 0
+    for stage in ("demo-data", "propose", "pretrain", "convert", "finetune", "report", "doctor", "recipe"):
+        assert stage in done.stdout
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, soco_core.cli; "
+        "print([m for m in ('torch', 'torchvision', 'cv2', 'mlflow', 'kfp', 'matplotlib', 'pyarrow') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_recipe_prints_what_reads_back() -> None:
+    done = soco("recipe", "demo", "--set", "pretrain.epochs=3")
+    assert parse_recipe(done.stdout) == load_recipe("demo", ["pretrain.epochs=3"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["propose", "--images", "nowhere"], ["nowhere"]),
+        (["propose", "--images", ".", "--recipe", "demo"], ["image"]),
+        (["propose", "--images", ".", "--set", "proposals.scael=3"], ["proposals.scael", "'scale'"]),
+        (["propose", "--images", ".", "--shard", "3/2"], ["3/2", "I/N"]),
+        (["pretrain", "--proposals", "nowhere"], ["nowhere", "done.json"]),
+        (["convert", "--pretrained", "nowhere"], ["nowhere", "done.json"]),
+        (["finetune", "--coco", "nowhere"], ["nowhere"]),
+        (["report", "--benchmark", "nowhere"], ["nowhere", "done.json"]),
+        (["recipe", "soco-fpn-100eq"], ["soco-fpn-100eq", "soco-fpn-100ep"]),
+        (["recipe", "missing.yaml"], ["missing.yaml"]),
+    ],
+)
+def test_misuse_is_one_line(arguments: list[str], names: list[str], tmp_path: Path) -> None:
+    done = soco(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert all(name in lines[0] for name in names)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    done = soco("convert", "--pretrained", "nowhere", "--debug", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+
+
+def test_doctor_says_that_the_stages_can_run() -> None:
+    done = soco("doctor")
+    assert done.returncode == 0, done.stdout
+    assert "Every stage can run here." in done.stdout
+    assert "OpenCV ximgproc" in done.stdout
+
+
+def test_doctor_names_what_is_missing_and_the_remedy() -> None:
+    code = (
+        "import sys; sys.modules['cv2'] = None\n"
+        "from soco_core import doctor\n"
+        "findings = doctor.examine()\n"
+        "doctor.show(findings)\n"
+        "sys.exit(any(f.needed and not f.ok for f in findings))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Cannot run every stage" in done.stdout
+    assert "pip uninstall" in done.stdout
