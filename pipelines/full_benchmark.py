@@ -4,8 +4,7 @@ python pipelines/full_benchmark.py            compile to YAML
 python pipelines/full_benchmark.py --local    run on this machine
 python pipelines/full_benchmark.py --submit   run on a cluster
 """
-
-from __future__ import annotations
+# No `from __future__ import annotations`: kfp reads the annotations of a pipeline as objects.
 
 import inspect
 import sys
@@ -45,18 +44,32 @@ def build_pipeline(
     inputs = [*([] if demo else ["images", "coco"]), *(["supervised"] if supervised else [])]
     names = ["recipe", *inputs, "output", "tracking_uri"]
 
+    def run(component: Any, name: str = "", **arguments: Any) -> Any:
+        task = component(**arguments).set_container_image(image).set_caching_options(False)
+        return task.set_display_name(name) if name else task
+
+    # A pipeline of its own: in a loop, kfp.local replaces every output of a task outside the loop by the
+    # loop's item, without a word. For the same reason the loop is over one flat list of strings.
+    @dsl.pipeline(name="propose-all")
+    def propose_all(recipe: str, images: str, output: str, tracking: str) -> str:
+        with dsl.ParallelFor([f"{index}/{shards}" for index in range(shards)]) as shard:
+            done = run(propose, shard=shard, recipe=recipe, images=images, output=output)
+        return run(  # type: ignore[no-any-return]
+            merge_proposals,
+            shards=dsl.Collected(done.output),
+            recipe=recipe,
+            images=images,
+            output=output,
+            tracking=tracking,
+        ).output
+
     def stages(*values: Any) -> Any:
         given = dict(zip(names, values, strict=True))
         weights = given.get("supervised", "")
 
-        def run(component: Any, name: str = "", **arguments: Any) -> Any:
-            task = component(output=given["output"], **arguments)
-            task.set_container_image(image).set_caching_options(False)
-            return task.set_display_name(name) if name else task
-
         data = given
         if demo:
-            data = run(demo_data, recipe=given["recipe"]).outputs
+            data = run(demo_data, recipe=given["recipe"], output=given["output"]).outputs
         images, coco = data["images"], data["coco"]
         planned = run(
             plan,
@@ -64,14 +77,12 @@ def build_pipeline(
             images=images,
             coco=coco,
             supervised=weights,
+            output=given["output"],
             tracking_uri=given["tracking_uri"],
         ).outputs
-        common = {"recipe": planned["recipe"], "tracking": planned["tracking"]}
+        common = {"recipe": planned["recipe"], "tracking": planned["tracking"], "output": given["output"]}
 
-        # Strings in one flat list: kfp.local fills in anything else wrongly, without a word.
-        with dsl.ParallelFor([f"{index}/{shards}" for index in range(shards)]) as shard:
-            shard_result = run(propose, shard=shard, recipe=planned["recipe"], images=images).output
-        proposals = run(merge_proposals, shards=dsl.Collected(shard_result), images=images, **common).output
+        proposals = propose_all(images=images, **common).output
         pretrained = run(pretrain, proposals=proposals, images=images, **common).output
         converted = run(convert, pretrained=pretrained, **common).output
 

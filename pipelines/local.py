@@ -127,7 +127,7 @@ def _quiet_kfp(screen: Screen) -> Iterator[None]:
     try:
         with redirect_stdout(screen), redirect_stderr(screen), warnings.catch_warnings():
             # A stage's image does not matter to a run without containers.
-            warnings.filterwarnings("ignore", "You may be attemp.ing to run a task", RuntimeWarning)
+            warnings.filterwarnings("ignore", "You may be attemp.?ing to run a task", RuntimeWarning)
             yield
     finally:
         builtins.print = original_print

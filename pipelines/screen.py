@@ -42,6 +42,7 @@ class Screen(io.TextIOBase):
         self._terminal = terminal
         self._echo = echo
         self._known: set[str] = set()
+        self._unwanted: set[str] = set()
         self._lock = threading.Lock()
         self._parts: dict[int, str] = {}
 
@@ -64,7 +65,7 @@ class Screen(io.TextIOBase):
         """Show a line of the command itself, and log it."""
         with self._lock:
             self._note(text)
-            print(text, file=self._terminal, flush=True)
+            self._show(text)
 
     def stop(self) -> None:
         """Ask the stages to stop and keep their work; asked a second time, end them at once.
@@ -84,13 +85,15 @@ class Screen(io.TextIOBase):
         started = STARTED.fullmatch(match["text"]) if match else None
         if match is None or not (started or label in self._known):
             if self._echo:
-                print(line, file=self._terminal, flush=True)
+                self._show(line)
             return
         text = match["text"]
         if started:
             self._known.add(label)
             self.running[label] = int(started[1])
-            if self.stopping:
+            if self.stopping or self.failures:
+                # kfp.local goes on with stages that do not depend on the one that failed.
+                self._unwanted.add(label)
                 _send(self.running[label], at_once=False)
             text = "started"
         elif done := DONE.fullmatch(text):
@@ -98,12 +101,20 @@ class Screen(io.TextIOBase):
             self.results[label] = done[1]
         elif failed := FAILED.fullmatch(text):
             self.running.pop(label, None)
-            self.failures[label] = failed[1]
+            if label not in self._unwanted:
+                self.failures[label] = failed[1]
         name = label.partition(" ")[0]
-        print(f"[{label}] {text.removeprefix(f'{name}: ')}", file=self._terminal, flush=True)
+        if label not in self._unwanted:
+            self._show(f"[{label}] {text.removeprefix(f'{name}: ')}")
+
+    # Not by print(), which kfp.local replaces by one that writes to standard output: to this object.
+    def _show(self, line: str) -> None:
+        self._terminal.write(f"{line}\n")
+        self._terminal.flush()
 
     def _note(self, line: str) -> None:
-        print(time.strftime("%H:%M:%S"), line, file=self._log, flush=True)
+        self._log.write(f"{time.strftime('%H:%M:%S')} {line}\n")
+        self._log.flush()
 
 
 def _send(pid: int, at_once: bool) -> None:

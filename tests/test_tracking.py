@@ -94,7 +94,11 @@ def test_a_stage_is_a_child_with_curves_numbers_and_files(
         (10, -5.0),
     ]
     assert run.data.metrics == {"loss": -5.0, "AP.APbb": 12.5, "images": 7.0}
-    assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["config.yaml", "figures"]
+    assert [file.path for file in client.list_artifacts(run.info.run_id)] == [
+        "config.yaml",
+        "done.json",
+        "figures",
+    ]
     assert [file.path for file in client.list_artifacts(run.info.run_id, "figures")] == ["figures/loss.png"]
 
 

@@ -53,7 +53,7 @@ def split_pretrained(
     """
     kept: dict[str, torch.Tensor] = {}
     left_out: dict[str, str] = {}
-    for key, tensor in tensors.items():
+    for key, tensor in sorted(tensors.items()):
         part = key.partition(".")[0]
         if part in EXPORTED_PARTS:
             kept[key] = tensor

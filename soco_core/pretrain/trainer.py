@@ -106,7 +106,7 @@ class Trainer:
 
     def _train_step(self, views: list[ViewBatch]) -> dict[str, float]:
         self.networks.train()
-        self.networks.update_target(self.ema[self.step])
+        self.networks.update_target(float(self.ema[self.step]))
         online, target = self.networks(views)
         terms = soco_loss(online, target)
         loss = float(terms["loss"].detach())
@@ -118,7 +118,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate[self.step]
+            group["lr"] = float(self.learning_rate[self.step])
         self.optimizer.step()
         return {
             **{f"loss_{name}" if name != "loss" else name: float(term.detach()) for name, term in terms.items()},

@@ -89,8 +89,13 @@ def draw_finetuning(table: Table, report: Path) -> list[Figure]:
     canvas = _canvas(8, 3.6)
     axes = canvas.subplots()
     colours = _colours(table.runs)
+    named: set[str] = set()
     for run, entries in curves:
-        _curve(axes, entries, "loss", colours[run.result.method], smoothed=True, label=table.label(run))
+        method = run.result.method
+        # Several seeds of a method are curves of one colour, named once.
+        label = None if method in named else method
+        named.add(method)
+        _curve(axes, entries, "loss", colours[method], smoothed=True, label=label)
     axes.set(xlabel="iteration", ylabel="training loss")
     axes.legend(frameon=False, fontsize=9)
     return _save(
@@ -120,9 +125,7 @@ def draw_bars(table: Table, report: Path) -> list[Figure]:
         values = [metrics.get(name) for name in COLUMNS]
         places = [i - 0.4 + width * (number + 0.5) for i in range(len(COLUMNS))]
         style: dict[str, Any] = {"facecolor": "white", "hatch": hatch} if hatch else {"facecolor": colour}
-        # Several seeds of a method are bars of one colour, named once.
-        known = any(other == label for other, *_ in bars[:number])
-        name = None if known else label
+        name = None if any(other == label for other, *_ in bars[:number]) else label
         drawn = axes.bar(places, [value or 0.0 for value in values], width * 0.9, label=name, edgecolor=colour, **style)
         if len(bars) <= BARS_WITH_NUMBERS:
             axes.bar_label(drawn, [shown(value) for value in values], fontsize=7, padding=1.5)

@@ -9,6 +9,7 @@ from soco_core.artifacts.result import DONE, ResultDirectory, locate, open_resul
 from soco_core.artifacts.stage import complete
 from soco_core.config import Recipe
 from soco_core.errors import InputError
+from soco_core.report.runs import read_runs
 from soco_core.tracking import Tracker, TrackingContext
 
 CONTRACT = 1
@@ -47,6 +48,7 @@ def report(
     proposed = open_result(proposals, stage="proposals") if proposals else None
     if pretraining:
         _check_belongs(finetuned, pretraining, proposed)
+    runs = read_runs(finetuned, pretraining, proposed)
     inputs = {
         "benchmarks": sorted(result.fingerprint for result in finetuned),
         "pretrained": pretraining.fingerprint if pretraining else None,
@@ -60,10 +62,8 @@ def report(
         from soco_core.report.html import to_html
         from soco_core.report.markdown import to_markdown
         from soco_core.report.page import build_page, results_json
-        from soco_core.report.runs import read_runs
         from soco_core.storage import write_text
 
-        runs = read_runs(finetuned, pretraining, proposed)
         page = build_page(recipe.name, runs, pretraining, proposed, result.path)
         for file in page.recipes:
             write_text(result.path / file.file, file.text)

@@ -62,9 +62,19 @@ class Table:
         for difference, labels in holders.items():
             groups[labels] = (*groups.get(labels, ()), difference)
         return tuple(
-            DifferenceGroup("all runs" if len(labels) == len(self.runs) else ", ".join(labels), differences)
+            DifferenceGroup(self._named(labels), differences)
             for labels, differences in sorted(groups.items(), key=lambda item: -len(item[0]))
         )
+
+    def _named(self, labels: tuple[str, ...]) -> str:
+        """Name several rows: a method stands for all of its seeds."""
+        if len(labels) == len(self.runs):
+            return "all runs"
+        names: list[str] = []
+        for method, group in groupby(self.runs, key=lambda run: run.result.method):
+            own = [self.label(run) for run in group]
+            names += [method] if set(own) <= set(labels) else [label for label in own if label in labels]
+        return ", ".join(names)
 
 
 def build_tables(runs: list[Run]) -> list[Table]:
@@ -96,10 +106,13 @@ def _table(benchmark: str, runs: tuple[Run, ...]) -> Table:
 def _paper_notes(benchmark: str, runs: tuple[Run, ...]) -> list[str]:
     shortened = [run for run in runs if run.shortened]
     if benchmark not in BENCHMARKS:
-        return [
+        notes = [
             f"“{benchmark}” is not a benchmark of the paper: its images, its classes and how long it trains are its "
             "own. No number of the paper can stand beside these, so none is shown."
         ]
+        if shortened:
+            notes.append("Rows marked “shortened” are the paper's method made smaller; what differs is listed below.")
+        return notes
     if shortened:
         return [
             "Rows marked “shortened” were not reached with the paper's data, schedule or model (what differs "

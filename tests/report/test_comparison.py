@@ -109,6 +109,8 @@ def test_gains_of_several_seeds_are_shown_one_by_one_and_as_their_mean(
     ]
     assert "SoCo − Scratch (mean of 3 seeds): +1.3 points." in table.headline
     assert not any("single run" in note for note in table.notes)
+    # None of these rows names its pretraining, and one method stands for its three seeds.
+    assert [(group.runs, len(group.differences)) for group in table.difference_groups] == [("SoCo", 1)]
 
 
 def test_no_gain_between_runs_that_differ_in_more_than_their_weights(results: Results, numbers: Numbers) -> None:
@@ -151,6 +153,15 @@ def test_benchmarks_get_a_table_each(results: Results, demo: Recipe) -> None:
     assert tables[0].paper_rows
     assert not tables[1].paper_rows
     assert any("not a benchmark of the paper" in note for note in tables[1].notes)
+
+
+def test_the_papers_setting_on_other_images_is_still_not_the_papers_benchmark(
+    results: Results, changed: Callable[..., Recipe]
+) -> None:
+    [table] = build_tables(read(results.finetune("Scratch", (1.0,) * 6, changed(benchmark="birds"), train_images=9)))
+    assert not table.runs[0].shortened
+    assert table.paper is None
+    assert not table.comparable
 
 
 @pytest.mark.parametrize(

@@ -176,6 +176,10 @@ def test_inputs_that_do_not_belong_together_are_refused(results: Results, demo: 
         )
     with pytest.raises(InputError, match="a result of `pretrain`, but one of `finetune` is needed"):
         report(Recipe(), benchmarks=[pretrained], output=str(results.folder))
+    twin = results.finetune("SoCo", numbers["SoCo"], coco="another data set")
+    with pytest.raises(InputError, match="give one of them only"):
+        report(Recipe(), benchmarks=[uri, twin], output=str(results.folder))
+    assert not (results.folder / "report").exists()
 
 
 def test_a_pretraining_is_not_shown_beside_rows_of_another(results: Results, numbers: Numbers) -> None:

@@ -47,7 +47,12 @@ def _behave(stage, folder):
 
 def demo_data(recipe, *, output, tracking=None):
     result = _result(recipe, "demo_data", output, {})
-    for name in ("unlabelled/a.jpg", "images/b.jpg", "annotations/instances_train.json", "annotations/instances_val.json"):
+    for name in (
+        "unlabelled/a.jpg",
+        "images/b.jpg",
+        "annotations/instances_train.json",
+        "annotations/instances_val.json",
+    ):
         path = result.path / name
         path.parent.mkdir(exist_ok=True)
         path.touch()

@@ -1,0 +1,186 @@
+"""`soco pretrain` through its real command: whole, repeated, killed and gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from soco_core.artifacts.metrics import read_metrics
+from soco_core.artifacts.weights import load_canonical
+
+SOCO = Path(sys.executable).with_name("soco")
+SMALL = [
+    "views.size=64",
+    "views.small_size=32",
+    "model.fpn_channels=16",
+    "model.head_fc_size=32",
+    "model.hidden_size=32",
+    "model.embedding_size=16",
+    "pretrain.epochs=4",
+    "pretrain.batch_size=4",
+    "runtime.workers=1",
+    "runtime.checkpoint_steps=2",
+]
+STEPS = 8
+
+
+def command(stage: str, *arguments: str, sets: list[str] | None = None) -> list[str]:
+    overrides = [part for item in (sets or SMALL) for part in ("--set", item)]
+    return [str(SOCO), stage, "--recipe", "demo", *overrides, *arguments]
+
+
+def run(stage: str, *arguments: str, sets: list[str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(stage, *arguments, sets=sets), capture_output=True, text=True, check=False)
+
+
+def write_images(folder: Path, count: int) -> None:
+    """Pictures of a few ellipses on noise: enough for selective search to find something."""
+    folder.mkdir()
+    for number in range(count):
+        generator = np.random.default_rng(number)
+        image = Image.fromarray(generator.integers(60, 100, (120, 150, 3), dtype=np.uint8))
+        draw = ImageDraw.Draw(image)
+        for _ in range(3):
+            x, y = generator.integers(0, 90), generator.integers(0, 60)
+            draw.ellipse((x, y, x + 55, y + 50), fill=tuple(generator.integers(0, 255, 3).tolist()))
+        image.save(folder / f"{number:02d}.png")
+
+
+@pytest.fixture(scope="module")
+def proposals(tmp_path_factory: pytest.TempPathFactory) -> str:
+    root = tmp_path_factory.mktemp("pretrain")
+    write_images(root / "images", 8)
+    done = run("propose", "--images", str(root / "images"), "--output", str(root / "runs"))
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def unbroken(proposals: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("unbroken")
+    done = run("pretrain", "--proposals", proposals, "--output", str(output))
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip())
+
+
+def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for metrics in folder.glob("pretrain/*/metrics.jsonl"):
+            if len(read_metrics(metrics)) > step:
+                return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    pytest.fail(f"step {step} was not reached")
+
+
+def test_a_run_leaves_what_its_contract_says(unbroken: Path) -> None:
+    entries = read_metrics(unbroken / "metrics.jsonl")
+    assert [entry["step"] for entry in entries] == list(range(STEPS))
+    assert all(np.isfinite(entry["loss"]) and -8 <= entry["loss"] <= 8 for entry in entries)
+    assert entries[-1]["loss"] < entries[0]["loss"]
+    assert entries[0]["ema"] == pytest.approx(0.99)
+    names = load_canonical(unbroken / "pretrained.safetensors")
+    assert {name.split(".")[0] for name in names} == {"encoder", "neck", "head", "projector", "predictor"}
+    for figure in ("views.png", "loss.png"):
+        with Image.open(unbroken / "figures" / figure) as picture:
+            assert picture.width > 300
+    done = json.loads((unbroken / "done.json").read_text())
+    assert done["summary"]["steps"] == STEPS
+    assert "metrics.jsonl" in done["files"]
+    kept = sorted(path.name for path in (unbroken / "checkpoints").iterdir())
+    assert kept == ["latest", f"step-{STEPS - 2:08d}.pt", f"step-{STEPS:08d}.pt"]
+
+
+def test_the_same_command_again_computes_nothing(unbroken: Path, proposals: str) -> None:
+    before = {path: path.stat().st_mtime_ns for path in unbroken.rglob("*")}
+    done = run("pretrain", "--proposals", proposals, "--output", str(unbroken.parents[1]))
+    assert done.stdout.strip() == str(unbroken)
+    assert "already done" in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in unbroken.rglob("*")} == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_stopped_and_gone_on_with_every_loss_is_the_unbroken_runs(
+    number: signal.Signals, unbroken: Path, proposals: str, tmp_path: Path
+) -> None:
+    arguments = ("--proposals", proposals, "--output", str(tmp_path))
+    process = subprocess.Popen(
+        command("pretrain", *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for_step(tmp_path, 2, process)
+    os.kill(process.pid, number)
+    _, said = process.communicate(timeout=60)
+    if number == signal.SIGTERM:
+        assert process.returncode == 130
+        assert "SIGTERM" in said.splitlines()[-1]
+    assert not list(tmp_path.glob("pretrain/*/done.json"))
+
+    done = run("pretrain", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "going on from step" in done.stderr
+    result = Path(done.stdout.strip())
+    expected = read_metrics(unbroken / "metrics.jsonl")
+    assert read_metrics(result / "metrics.jsonl") == expected
+    ours, theirs = (
+        load_canonical(result / "pretrained.safetensors"),
+        load_canonical(unbroken / "pretrained.safetensors"),
+    )
+    assert all(bool((ours[key] == theirs[key]).all()) for key in theirs)
+
+
+def test_workers_change_nothing(unbroken: Path, proposals: str, tmp_path: Path) -> None:
+    sets = [*SMALL, "runtime.workers=0"]
+    done = run("pretrain", "--proposals", proposals, "--output", str(tmp_path), sets=sets)
+    assert read_metrics(Path(done.stdout.strip()) / "metrics.jsonl") == read_metrics(unbroken / "metrics.jsonl")
+
+
+def test_a_set_smaller_than_the_batch_is_said_and_trained_on(proposals: str, tmp_path: Path) -> None:
+    sets = [*SMALL, "pretrain.batch_size=64", "pretrain.epochs=2"]
+    done = run("pretrain", "--proposals", proposals, "--output", str(tmp_path), sets=sets)
+    assert done.returncode == 0, done.stderr
+    assert "only 8 usable images" in done.stderr
+    summary = json.loads((Path(done.stdout.strip()) / "done.json").read_text())["summary"]
+    assert (summary["batch_size"], summary["steps"]) == (8, 2)
+
+
+def test_other_images_than_the_proposals_are_refused(proposals: str, tmp_path: Path) -> None:
+    write_images(tmp_path / "others", 3)
+    done = run("pretrain", "--proposals", proposals, "--images", str(tmp_path / "others"), "--output", str(tmp_path))
+    assert done.returncode == 2
+    assert "not the images" in done.stderr.strip().splitlines()[-1]
+
+
+def test_an_image_that_vanished_is_named_in_one_line(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", 4)
+    found = run("propose", "--images", str(tmp_path / "images"), "--output", str(tmp_path))
+    (tmp_path / "images" / "02.png").write_bytes(b"not an image")
+    done = run("pretrain", "--proposals", found.stdout.strip(), "--output", str(tmp_path))
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "02.png" in last
+
+
+def test_nasty_files_do_not_stop_the_run(shared_data: Path, tmp_path: Path) -> None:
+    index = json.loads((shared_data / "nasty" / "index.json").read_text())
+    undecodable = {entry["file"] for entry in index if entry["pil_load"] != "ok"}
+    found = run("propose", "--images", str(shared_data / "nasty"), "--output", str(tmp_path))
+    assert found.returncode == 0, found.stderr
+    manifest = json.loads((Path(found.stdout.strip()) / "manifest.json").read_text())
+    assert {bad["id"] for bad in manifest["bad_images"]} == undecodable
+    assert all(bad["reason"] for bad in manifest["bad_images"])
+    sets = [*SMALL, "pretrain.epochs=2"]
+    done = run("pretrain", "--proposals", found.stdout.strip(), "--output", str(tmp_path), sets=sets)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((Path(done.stdout.strip()) / "done.json").read_text())["summary"]
+    assert summary["images"] == len(index) - len(undecodable)
