@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from soco_core.config import Recipe, load_recipe, named_recipes
 from soco_core.detection.coco import open_coco
 from soco_core.engine.component import EXIT_INPUT, one_line
 from soco_core.errors import InputError, SocoError
-from soco_core.plan.inputs import check_inputs
+from soco_core.plan.inputs import check_images, check_weights
 from soco_core.storage import is_s3, join, read_text
 
 ONLY_WITH = {
@@ -41,7 +42,7 @@ def main(build: Callable[..., Any], name: str, argv: list[str] | None = None) ->
         recipe = load_recipe(options.recipe, options.set)
         if options.local:
             return _local(build, name, recipe, options)
-        return _submit(build, recipe, options) if options.submit else _compile(build, name, options)
+        return _submit(build, recipe, options) if options.submit else _compile(build, name, recipe, options)
     except SocoError as error:
         if options.debug:
             raise
@@ -111,17 +112,18 @@ def _arguments(options: argparse.Namespace, recipe: str, output: str | None) -> 
     return {name: value for name, value in values.items() if value}
 
 
-def _compile(build: Callable[..., Any], name: str, options: argparse.Namespace) -> int:
+def _compile(build: Callable[..., Any], name: str, recipe: Recipe, options: argparse.Namespace) -> int:
     from kfp import compiler
 
     path = Path(options.yaml or f"{name}.yaml").resolve()
     if path.suffix not in {".yaml", ".yml"}:
         raise InputError(f"--yaml {path}: its name must end in .yaml")
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A name stays a name, which the user of a UI can change; overrides make it a recipe of its own.
+    # A name stays a name, which the user of a UI can change; overrides make it a recipe of its own. On
+    # one line (JSON is YAML): kfp writes defaults into a comment, line breaks and all.
     named = options.recipe in named_recipes() and not options.set
-    recipe = options.recipe if named else load_recipe(options.recipe, options.set).to_yaml()
-    compiler.Compiler().compile(_build(build, options, _arguments(options, recipe, options.output)), str(path))
+    text = options.recipe if named else json.dumps(recipe.model_dump(mode="json"))
+    compiler.Compiler().compile(_build(build, options, _arguments(options, text, options.output)), str(path))
     print(f"compiled to {path}")
     print(
         "next: upload it in the Kubeflow Pipelines UI, submit it with --submit --host URL, or run it here with --local"
@@ -149,8 +151,10 @@ def _submit(build: Callable[..., Any], recipe: Recipe, options: argparse.Namespa
 
 def _local(build: Callable[..., Any], name: str, recipe: Recipe, options: argparse.Namespace) -> int:
     if options.images:
-        check_inputs(images=options.images, coco=options.coco, supervised=options.supervised or "")
+        check_images(options.images)
         open_coco(options.coco)
+    if options.supervised:
+        check_weights(options.supervised)
     for option in ("images", "coco", "supervised"):
         if getattr(options, option):
             setattr(options, option, str(Path(getattr(options, option)).resolve()))

@@ -102,7 +102,6 @@ def write_merged(folder: Path, rows: pa.Table, header: dict[str, Any]) -> dict[s
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    rows = rows.combine_chunks()  # where a shard ended must leave no trace in the files
     tables = []
     for number, first in enumerate(range(0, len(rows), ROWS_PER_TABLE)):
         path = folder / TABLES / f"{number:05d}.parquet"

@@ -18,7 +18,10 @@ from soco_core.storage import atomic_file, write_text
 if TYPE_CHECKING:
     import torch
 
+PRETRAINED = "pretrained.safetensors"
+"""What `pretrain` hands on: the online network, projector and predictor included."""
 CANONICAL = "canonical.safetensors"
+"""What `convert` hands on: the parts that a detector takes over."""
 
 
 @dataclass

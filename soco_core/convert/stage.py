@@ -10,7 +10,6 @@ from soco_core.config import Recipe
 from soco_core.tracking import Tracker, TrackingContext
 
 CONTRACT = 1
-PRETRAINED = "pretrained.safetensors"
 
 
 def convert(
@@ -36,7 +35,7 @@ def convert(
     def compute(result: ResultDirectory, tracker: Tracker) -> dict[str, Any]:
         import torch
 
-        from soco_core.artifacts.weights import CANONICAL, load_canonical, save_canonical
+        from soco_core.artifacts.weights import CANONICAL, PRETRAINED, load_canonical, save_canonical
         from soco_core.convert.export import check_complete, coverage_page, export, split_pretrained
         from soco_core.convert.names import TARGETS
         from soco_core.storage import atomic_file, write_text

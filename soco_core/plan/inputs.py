@@ -9,24 +9,34 @@ from soco_core.images.folder import open_image_set
 from soco_core.storage import is_s3
 
 
-def check_inputs(*, images: str, coco: str, supervised: str = "") -> int:
-    """Look whether the inputs are there; their contents are for the stages that read them.
-
-    Args:
-        images: folder of images to pretrain on.
-        coco: folder of a COCO-format data set, or the S3 URI of one that soco rendered.
-        supervised: file of ImageNet-supervised weights; empty for none.
-
-    Returns:
-        The number of image files to pretrain on.
+def check_images(images: str) -> int:
+    """Return the number of image files in a folder to pretrain on.
 
     Raises:
-        InputError: a folder or file is missing or empty.
+        InputError: the folder is missing, or holds no image.
     """
-    found = open_image_set(images)
+    return len(open_image_set(images).ids)
+
+
+def check_coco(coco: str) -> None:
+    """Look whether the data set is there; what is in it is checked by the stage that reads it.
+
+    Args:
+        coco: folder of a COCO-format data set, or the S3 URI of one that soco rendered.
+
+    Raises:
+        InputError: there is no such folder.
+    """
     if not is_s3(coco) and not Path(coco).is_dir():
         problem = "is a file" if Path(coco).exists() else "does not exist"
         raise InputError(f"COCO folder {coco} {problem}; give the folder that holds annotations/ and the images")
-    if supervised and not Path(supervised).is_file():
+
+
+def check_weights(supervised: str) -> None:
+    """Look whether a file of weights is there.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not Path(supervised).is_file():
         raise InputError(f"weights file {supervised} does not exist; give a file, or leave it out")
-    return len(found.ids)

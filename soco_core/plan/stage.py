@@ -17,7 +17,7 @@ from soco_core.artifacts.result import ResultDirectory, locate
 from soco_core.artifacts.stage import complete
 from soco_core.config import Recipe
 from soco_core.console import say
-from soco_core.plan.inputs import check_inputs
+from soco_core.plan.inputs import check_coco, check_images, check_weights
 from soco_core.tracking import (
     Tracker,
     TrackingContext,
@@ -62,7 +62,10 @@ def plan(recipe: Recipe, *, images: str, coco: str, output: str, supervised: str
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or _default_store(output)
     inputs = {"images": _absolute(images), "coco": _absolute(coco), "supervised": _absolute(supervised)}
     # Checked again even if the plan is known: an input may have gone since.
-    count = check_inputs(images=images, coco=coco, supervised=supervised)
+    count = check_images(images)
+    check_coco(coco)
+    if supervised:
+        check_weights(supervised)
     result = locate(output, "plan", CONTRACT, recipe, DETERMINING, {**inputs, "tracking": uri})
 
     def compute(result: ResultDirectory, tracker: Tracker) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from soco_core.errors import InputError
 from soco_core.tracking import Tracker, TrackingContext
 
 CONTRACT = 1
-PRETRAINED = "pretrained.safetensors"
 PICTURED_IMAGES = 4
 
 
@@ -52,7 +51,7 @@ def pretrain(
 
     def compute(result: ResultDirectory, tracker: Tracker) -> dict[str, Any]:
         from soco_core.artifacts.proposals import Proposals
-        from soco_core.artifacts.weights import save_canonical
+        from soco_core.artifacts.weights import PRETRAINED, save_canonical
         from soco_core.images import open_image_set
         from soco_core.pretrain.data import ViewDataset
         from soco_core.pretrain.figures import draw_curves, draw_first_views

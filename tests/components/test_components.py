@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-FOLDERS = sorted(
-    path.parent for path in (Path(__file__).resolve().parents[2] / "components").glob("*/component.py")
-)
+FOLDERS = sorted(path.parent for path in (Path(__file__).resolve().parents[2] / "components").glob("*/component.py"))
 
 
 def test_all_stages_have_one() -> None:

@@ -63,8 +63,13 @@ def test_interrupted_stage_says_what_is_kept() -> None:
 
 
 def test_sigterm_lets_the_stage_clean_up() -> None:
-    done = run("try:\n        os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)\n    finally:\n        say('put away')")
-    assert [line.split("] ")[1] for line in lines(done.stderr)[1:]] == ["put away", "stopped: what was finished is kept"]
+    done = run(
+        "try:\n        os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)\n    finally:\n        say('put away')"
+    )
+    assert [line.split("] ")[1] for line in lines(done.stderr)[1:]] == [
+        "put away",
+        "stopped: what was finished is kept",
+    ]
     assert done.returncode == 130
 
 

@@ -11,6 +11,8 @@ import yaml
 pytest.importorskip("kfp")
 from pipelines.command import main
 from pipelines.full_benchmark import build_pipeline
+from soco_core.config import load_recipe
+from soco_core.engine.component import read_recipe
 
 
 def compiled(tmp_path: Path, *arguments: str) -> dict[str, Any]:
@@ -105,8 +107,9 @@ def test_in_a_loop_only_what_kfp_local_fills_in_rightly(tmp_path: Path) -> None:
 
 
 def test_says_where_and_what_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    compiled(tmp_path, "--set", "seed=3")
+    spec = compiled(tmp_path, "--set", "seed=3")
     said = capsys.readouterr().out
     assert f"compiled to {tmp_path}/pipeline.yaml" in said
     assert "--local" in said
-    assert "seed: 3" in (tmp_path / "pipeline.yaml").read_text()
+    recipe = spec["root"]["inputDefinitions"]["parameters"]["recipe"]["defaultValue"]
+    assert read_recipe(recipe) == load_recipe("demo", ["seed=3"])

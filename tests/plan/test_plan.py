@@ -12,7 +12,6 @@ import pytest
 
 from soco_core.config import Recipe
 from soco_core.errors import InputError
-from soco_core.plan.inputs import check_inputs
 from soco_core.plan.stage import PARENT_RUN, Plan, end_run, plan
 
 RECIPE = Recipe(name="tiny")
@@ -31,8 +30,8 @@ def run(inputs: dict[str, str], tmp_path: Path, recipe: Recipe = RECIPE) -> Plan
     return plan(recipe, **inputs, output=str(tmp_path / "out"), tracking_uri=f"sqlite:///{tmp_path}/m.db")
 
 
-def test_counts_images(inputs: dict[str, str]) -> None:
-    assert check_inputs(**inputs) == 1
+def test_counts_images(inputs: dict[str, str], tmp_path: Path) -> None:
+    assert run(inputs, tmp_path).result.summary["pretraining_images"] == 1
 
 
 @pytest.mark.parametrize(
@@ -43,9 +42,10 @@ def test_counts_images(inputs: dict[str, str]) -> None:
         ({"supervised": "missing.pth"}, "weights file missing.pth does not exist"),
     ],
 )
-def test_refuses_missing_inputs(inputs: dict[str, str], change: dict[str, str], words: str) -> None:
+def test_refuses_missing_inputs(inputs: dict[str, str], tmp_path: Path, change: dict[str, str], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        check_inputs(**{**inputs, **change})
+        run({**inputs, **change}, tmp_path)
+    assert not (tmp_path / "out").exists()
 
 
 def test_same_plan_goes_on_under_the_same_parent_run(inputs: dict[str, str], tmp_path: Path) -> None:
@@ -83,16 +83,19 @@ def test_parent_run_follows_the_pipeline(inputs: dict[str, str], tmp_path: Path)
 
 
 def test_unreachable_mlflow_is_tried_again(
-    inputs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    inputs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "m.db").mkdir()
-    settled = run(inputs, tmp_path)
+    def refused(*arguments: object) -> None:
+        raise ConnectionError("connection\nrefused")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("soco_core.plan.stage.start_pipeline_run", refused)
+        settled = run(inputs, tmp_path)
     assert settled.tracking is None
     assert settled.result.done is not None
-    assert "warning: the parent run in MLflow cannot be written" in capsys.readouterr().err
+    assert "warning: the parent run in MLflow cannot be written (connection refused)" in capsys.readouterr().err
     assert not (settled.result.path / PARENT_RUN).exists()
     end_run(settled.result.uri, succeeded=True)
-    (tmp_path / "m.db").rmdir()
     assert run(inputs, tmp_path).tracking is not None
 
 

@@ -46,15 +46,16 @@ def files(result: ResultDirectory) -> dict[str, bytes]:
     }
 
 
-def start(tmp_path: Path, images: Path, output: Path, workers: int) -> subprocess.Popen[str]:
+def start(tmp_path: Path, images: Path, output: Path, workers: int) -> subprocess.Popen[bytes]:
+    """Start `propose` in a session of its own; what it says goes to ``said.txt``.
+
+    Not to a pipe: a worker that outlived it would keep that open, and the test waiting.
+    """
     script = tmp_path / "propose.py"
     script.write_text(PROPOSE)
-    return subprocess.Popen(
-        [sys.executable, str(script), str(images), str(output), str(workers)],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    command = [sys.executable, str(script), str(images), str(output), str(workers)]
+    with (tmp_path / "said.txt").open("wb") as said:
+        return subprocess.Popen(command, stderr=said, start_new_session=True)
 
 
 def wait_for_lines(output: Path, lines: int) -> Path:
@@ -83,8 +84,11 @@ def processes_of_group(group: int) -> list[int]:
 def wait_for_end_of_group(group: int) -> None:
     """Wait until the workers of a process that is gone have ended by themselves."""
     deadline = time.monotonic() + 20
-    while processes_of_group(group):
-        assert time.monotonic() < deadline, "a worker outlived its parent"
+    while left := processes_of_group(group):
+        if time.monotonic() > deadline:
+            for process in left:
+                os.kill(process, signal.SIGKILL)
+            raise AssertionError("a worker outlived its parent")
         time.sleep(0.05)
 
 
@@ -174,6 +178,20 @@ def test_shards_and_workers_leave_no_trace_in_the_result(
     assert (len(counted), whole.fingerprint) == (9, Path(whole.uri).name)
 
 
+def test_the_order_in_which_images_are_finished_leaves_no_trace(
+    make_images: MakeImages, tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = make_images(5)
+    expected = files(propose(recipe, images=str(images), output=str(tmp_path / "sorted")))
+    original = Workers.rows
+
+    def backwards(self: Workers, wanted: Sequence[str]) -> Iterator[ProposalRow]:
+        return reversed(list(original(self, wanted)))
+
+    monkeypatch.setattr(Workers, "rows", backwards)
+    assert files(propose(recipe, images=str(images), output=str(tmp_path / "backwards"))) == expected
+
+
 def test_more_shards_than_images(make_images: MakeImages, tmp_path: Path, recipe: Recipe) -> None:
     images = make_images(2)
     result = propose(recipe, images=str(images), output=str(tmp_path / "out"), shards=5)
@@ -197,7 +215,7 @@ def test_killed_in_the_middle_of_a_shard_it_goes_on_to_the_same_files(
     running = start(tmp_path, images, output, workers=1)
     journal = wait_for_lines(output, 3)
     running.kill()
-    running.communicate()
+    running.wait()
     wait_for_end_of_group(running.pid)
 
     lines = journal.read_bytes().splitlines(keepends=True)
@@ -210,13 +228,32 @@ def test_killed_in_the_middle_of_a_shard_it_goes_on_to_the_same_files(
     assert files(resumed) == files(propose(recipe, images=str(images), output=str(tmp_path / "unbroken")))
 
 
+def test_a_journal_goes_on_behind_its_last_whole_line(tmp_path: Path) -> None:
+    def row(name: str) -> ProposalRow:
+        return ProposalRow(name, 9, 8, np.array([[0, 1 / 3, 9, 8]], np.float32), "strict", reduced=True)
+
+    with Journal(tmp_path / "j.jsonl") as journal:
+        journal.add(row("a"))
+    whole = (tmp_path / "j.jsonl").read_bytes()
+    for cut_short in (whole[:20], whole[:-1]):  # the second lacks its end of line only
+        (tmp_path / "j.jsonl").write_bytes(whole + cut_short)
+        with Journal(tmp_path / "j.jsonl") as journal:
+            assert list(journal.rows) == ["a"]
+            journal.add(row("b"))
+        with Journal(tmp_path / "j.jsonl") as journal:
+            assert list(journal.rows) == ["a", "b"]
+            np.testing.assert_array_equal(journal.rows["b"].boxes, row("b").boxes)
+            assert vars(journal.rows["b"]).keys() == vars(row("b")).keys()
+            assert journal.rows["b"].reduced
+
+
 def test_ctrl_c_ends_it_at_once_with_its_work_kept(make_images: MakeImages, tmp_path: Path) -> None:
     images = make_images(60, 200, 150)
     running = start(tmp_path, images, tmp_path / "out", workers=1)
     journal = wait_for_lines(tmp_path / "out", 2)
     os.killpg(running.pid, signal.SIGINT)
-    _, errors = running.communicate(timeout=60)
-    assert running.returncode != 0
+    assert running.wait(timeout=60) != 0
+    errors = (tmp_path / "said.txt").read_text()
     assert "InterruptedStageError: stopped by SIGINT" in errors
     assert "images of shard 00000-of-00001 are kept" in errors
     assert "KeyboardInterrupt" not in errors

@@ -1,7 +1,8 @@
 """Stages that only write their result, for tests of what runs them; Python imports this by itself.
 
 FAKE_FAIL: a stage that raises an error of the user's; FAKE_CRASH: one with a bug; FAKE_KILLED: one that
-is killed; FAKE_SLOW: one that works, with a worker process, until it is stopped.
+is killed; FAKE_SLOW: one that works, with a worker process, until it is stopped. FAKE_UNTRACKED: MLflow
+is left out, which costs seconds a stage.
 """
 
 import os
@@ -20,6 +21,10 @@ def _result(recipe, stage, output, inputs, tracking=None, files=None):
         return {}
 
     return complete(locate(output, stage, 1, recipe, ("seed",), inputs), recipe, tracking, compute)
+
+
+def _untracked(*arguments):
+    return None
 
 
 def _behave(stage, folder):
@@ -108,6 +113,10 @@ def _install():
         for name in (f"soco_core.{stage}", f"soco_core.{stage}.stage"):
             sys.modules[name] = types.ModuleType(name)
         vars(sys.modules[f"soco_core.{stage}.stage"]).update({function.__name__: function for function in functions})
+    if "FAKE_UNTRACKED" in os.environ:
+        import soco_core.plan.stage
+
+        soco_core.plan.stage._parent_run = _untracked
     sys.modules["soco_core.detection.coco"] = types.ModuleType("coco")
     sys.modules["soco_core.detection.coco"].open_coco = lambda place: None
 

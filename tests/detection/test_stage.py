@@ -1,0 +1,162 @@
+"""The whole stage: it learns, it stops and goes on exactly, and it refuses what it cannot use."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from soco_core.artifacts.benchmark import COLUMNS, BenchmarkResult
+from soco_core.artifacts.metrics import read_metrics
+from soco_core.config import Recipe, parse_recipe
+from soco_core.demo_data.stage import demo_data
+from soco_core.detection import train as train_module
+from soco_core.detection.stage import finetune
+from soco_core.errors import InputError, InterruptedStageError, SocoError
+
+TINY = """
+model: {backbone: resnet18, fpn_channels: 16, head_convs: 1, head_fc_size: 32}
+demo_data: {train_images: 6, val_images: 2, unlabelled_images: 1, image_size: 64}
+finetune:
+  benchmark: demo
+  iterations: 6
+  batch_size: 2
+  learning_rate: 0.01
+  warmup_iterations: 2
+  train_sizes: [48, 64]
+  test_size: 64
+  max_size: 128
+  anchor_sizes: [8, 16, 24, 32, 48]
+  canonical_box_size: 28
+  rpn_batch_per_image: 32
+  anchors_train: 100
+  anchors_test: 100
+  proposals_train: 40
+  proposals_test: 40
+  roi_batch_per_image: 16
+  mask_convs: 1
+  mask_channels: 8
+  score_threshold: 0.01
+  precise_bn_images: 4
+runtime: {device: cpu, workers: 0, checkpoint_steps: 2}
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    return str(demo_data(parse_recipe(TINY), output=str(tmp_path_factory.mktemp("data"))).path)
+
+
+@pytest.fixture(scope="module")
+def unbroken(data, tmp_path_factory):
+    return finetune(parse_recipe(TINY), coco=data, init="scratch", output=str(tmp_path_factory.mktemp("whole")))
+
+
+def test_the_result_holds_what_it_promises(unbroken):
+    benchmark = BenchmarkResult.read(unbroken.path / "metrics.json")
+    assert tuple(benchmark.metrics) == COLUMNS
+    assert all(value is None or 0 <= value <= 100 for value in benchmark.metrics.values())
+    assert (benchmark.method, benchmark.initialisation, benchmark.benchmark) == ("Scratch", "scratch", "demo")
+    assert (benchmark.train_images, benchmark.val_images, benchmark.iterations) == (6, 2, 6)
+    steps = read_metrics(unbroken.path / "metrics.jsonl")
+    assert [entry["step"] for entry in steps] == list(range(6))
+    assert all(
+        entry["loss"] == pytest.approx(sum(value for key, value in entry.items() if key.startswith("loss_")), rel=1e-5)
+        for entry in steps
+    )
+    assert steps[0]["learning_rate"] == pytest.approx(0.01 * 0.001)
+    assert json.loads((unbroken.path / "coverage.json").read_text())["loaded"] == {}
+    assert (unbroken.path / "figures" / "detections.png").stat().st_size > 10_000
+    json.loads((unbroken.path / "predictions.json").read_text())
+    assert not list((unbroken.path / "checkpoints").iterdir())
+
+
+def test_the_final_weights_load_as_an_initialisation(unbroken, data, tmp_path):
+    again = finetune(
+        parse_recipe(TINY, ["finetune.iterations=1", "finetune.warmup_iterations=0"]),
+        coco=data,
+        init=str(unbroken.path / "model.safetensors"),
+        output=str(tmp_path),
+        method="Twice",
+    )
+    assert again.summary["newly_initialised_keys"] == 0
+    assert BenchmarkResult.read(again.path / "metrics.json").method == "Twice"
+
+
+def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(unbroken, data, tmp_path, monkeypatch):
+    recipe = parse_recipe(TINY)
+    step = train_module._step
+
+    def stopping(*arguments, **keywords):
+        if arguments[4] == 3:
+            raise KeyboardInterrupt
+        return step(*arguments, **keywords)
+
+    monkeypatch.setattr(train_module, "_step", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(recipe, coco=data, init="scratch", output=str(tmp_path))
+    monkeypatch.undo()
+    torch.rand(100)  # the generator's state at the time of going on must not matter
+    result = finetune(recipe, coco=data, init="scratch", output=str(tmp_path))
+    assert read_metrics(result.path / "metrics.jsonl") == read_metrics(unbroken.path / "metrics.jsonl")
+    assert (result.path / "predictions.json").read_bytes() == (unbroken.path / "predictions.json").read_bytes()
+
+
+def test_a_signal_saves_the_step_and_stops(data, tmp_path, monkeypatch):
+    import signal
+
+    step = train_module._step
+
+    def signalled(*arguments, **keywords):
+        values = step(*arguments, **keywords)
+        if arguments[4] == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return values
+
+    monkeypatch.setattr(train_module, "_step", signalled)
+    with pytest.raises(InterruptedStageError, match=r"SIGTERM.*step 3 is saved"):
+        finetune(parse_recipe(TINY), coco=data, init="scratch", output=str(tmp_path))
+    assert list(tmp_path.glob("finetune/*/checkpoints/step-00000003.pt"))
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_images(data, tmp_path):
+    recipe = parse_recipe(TINY, ["finetune.learning_rate=1.0e+12", "finetune.warmup_iterations=0"])
+    with pytest.raises(SocoError, match=r"the loss is not finite at step \d+ \(images \d+, \d+\); lower"):
+        finetune(recipe, coco=data, init="scratch", output=str(tmp_path))
+
+
+def test_wrong_inputs_leave_no_trace(data, tmp_path):
+    recipe = parse_recipe(TINY)
+    with pytest.raises(InputError):
+        finetune(recipe, coco=str(tmp_path / "nothing"), init="scratch", output=str(tmp_path / "out"))
+    with pytest.raises(InputError):
+        finetune(recipe, coco=data, init=str(tmp_path / "nothing"), output=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_weight_decay_leaves_norms_out(data):
+    from soco_core.detection.model import build_detector
+
+    recipe: Recipe = parse_recipe(TINY)
+    model = build_detector(recipe, 6)
+    decayed, norms = train_module.build_optimizer(model, recipe.finetune).param_groups
+    assert (decayed["weight_decay"], norms["weight_decay"]) == (2.5e-5, 0.0)
+    assert all(parameter.ndim == 1 for parameter in norms["params"])
+    biases = [parameter for parameter in decayed["params"] if parameter.ndim == 1]
+    assert len(biases) == 8  # rpn: 3; box fc, scores and boxes: 3; mask: deconvolution and logits
+    assert len(decayed["params"]) + len(norms["params"]) == len(list(model.parameters()))
+
+
+def overfitting_data(tmp_path: Path, recipe: Recipe) -> str:
+    """20 images, the same to train on and to evaluate on."""
+    folder = demo_data(recipe, output=str(tmp_path / "data")).path
+    annotations = folder / "annotations"
+    place = tmp_path / "same"
+    shutil.copytree(folder / "images", place / "images")
+    (place / "annotations").mkdir()
+    for split in ("train", "val"):
+        shutil.copy(annotations / "instances_train.json", place / "annotations" / f"instances_{split}.json")
+    return str(place)

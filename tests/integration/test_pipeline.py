@@ -1,0 +1,188 @@
+"""The main job through its real command, made tiny: whole, repeated, killed and gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from soco_core.artifacts.metrics import read_metrics
+
+pytest.importorskip("kfp")
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+COMMAND = [sys.executable, str(REPOSITORY / "pipelines" / "full_benchmark.py"), "--local", "--recipe", "demo"]
+TINY = [
+    "demo_data.train_images=8",
+    "demo_data.val_images=4",
+    "demo_data.unlabelled_images=12",
+    "demo_data.image_size=96",
+    "views.size=64",
+    "views.small_size=32",
+    "model.fpn_channels=16",
+    "model.head_fc_size=32",
+    "model.hidden_size=32",
+    "model.embedding_size=16",
+    "pretrain.epochs=4",
+    "pretrain.batch_size=4",
+    "pretrain.warmup_epochs=1.0",
+    "finetune.iterations=4",
+    "finetune.warmup_iterations=2",
+    "finetune.batch_size=2",
+    "finetune.train_sizes=[96]",
+    "finetune.test_size=96",
+    "finetune.precise_bn_images=4",
+    "runtime.checkpoint_steps=3",
+    "runtime.workers=1",
+]
+STEPS = 12
+STAGES = {
+    "demo_data": 1,
+    "plan": 1,
+    "proposals": 1,
+    "pretrain": 1,
+    "convert": 1,
+    "finetune": 2,
+    "report": 1,
+}
+
+
+def command(output: Path, *more: str) -> list[str]:
+    return [*COMMAND, "--output", str(output), *(part for item in TINY for part in ("--set", item)), *more]
+
+
+def run(output: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(output, *more), capture_output=True, text=True, check=False, timeout=800)
+
+
+def results(output: Path) -> dict[str, list[Path]]:
+    return {stage: sorted(path.parent for path in output.glob(f"{stage}/*/done.json")) for stage in STAGES}
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    output = tmp_path_factory.mktemp("unbroken") / "out"
+    done = run(output)
+    assert done.returncode == 0, done.stderr
+    return output, done
+
+
+def test_every_stage_leaves_a_whole_result_and_the_report_is_named(
+    unbroken: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    output, done = unbroken
+    assert {stage: len(paths) for stage, paths in results(output).items()} == STAGES
+    report = re.search(r"report: (\S+report\.html)", done.stdout)
+    assert report is not None
+    assert Path(report[1]).is_file()
+    table = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    assert any("Scratch" in line for line in table)
+    assert any("SoCo" in line for line in table)
+    assert list(output.glob("logs/*.log"))
+
+
+def test_mlflow_has_a_parent_with_a_child_for_each_stage(
+    unbroken: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{unbroken[0]}/mlflow.db")
+    experiment = client.get_experiment_by_name("soco")
+    runs = client.search_runs([experiment.experiment_id])
+    parents = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
+    children = [r for r in runs if "mlflow.parentRunId" in r.data.tags]
+    assert len(parents) == 1
+    assert parents[0].info.status == "FINISHED"
+    assert {r.data.tags["mlflow.parentRunId"] for r in children} == {parents[0].info.run_id}
+    stages = sorted(r.data.tags["soco.stage"] for r in children)
+    assert stages == ["convert", "finetune", "finetune", "pretrain", "proposals", "report"]
+    pretrain = next(r for r in children if r.data.tags["soco.stage"] == "pretrain")
+    curve = client.get_metric_history(pretrain.info.run_id, "loss")
+    expected = {e["step"]: e["loss"] for e in read_metrics(results(unbroken[0])["pretrain"][0] / "metrics.jsonl")}
+    assert len(curve) >= 2
+    assert all(point.value == pytest.approx(expected[point.step]) for point in curve)
+    names = {item.path for item in client.list_artifacts(pretrain.info.run_id)}
+    assert {"config.yaml", "figures"} <= names
+    report = next(r for r in children if r.data.tags["soco.stage"] == "report")
+    assert "report.html" in {item.path for item in client.list_artifacts(report.info.run_id)}
+
+
+def test_the_same_command_again_computes_nothing(
+    unbroken: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    output, first = unbroken
+    whole = [folder for folders in results(output).values() for folder in folders]
+    before = {path: path.stat().st_mtime_ns for folder in whole for path in folder.rglob("*") if path.is_file()}
+    again = run(output)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == first.stdout
+    after = {path: path.stat().st_mtime_ns for folder in whole for path in folder.rglob("*") if path.is_file()}
+    assert after == before
+    assert {stage: len(paths) for stage, paths in results(output).items()} == STAGES
+
+
+@pytest.mark.parametrize("whole_group", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_killed_in_pretraining_it_goes_on_and_no_orphan_writes(
+    whole_group: bool, unbroken: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    process = subprocess.Popen(
+        command(output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    metrics = wait_for_step(output, 4, process)
+    if whole_group:
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    time.sleep(2)
+    assert processes_of(output) == []
+    size = metrics.stat().st_size
+    assert not list(output.glob("pretrain/*/done.json"))
+    time.sleep(1)
+    assert metrics.stat().st_size == size
+
+    done = run(output)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\[pretrain\].*going on from step [1-9]", done.stderr)
+    expected = read_metrics(results(unbroken[0])["pretrain"][0] / "metrics.jsonl")
+    assert len(expected) == STEPS
+    assert read_metrics(results(output)["pretrain"][0] / "metrics.jsonl") == expected
+    assert numbers(output) == numbers(unbroken[0])
+
+
+def wait_for_step(output: Path, step: int, process: subprocess.Popen[bytes]) -> Path:
+    deadline = time.monotonic() + 400
+    while time.monotonic() < deadline:
+        for metrics in output.glob("pretrain/*/metrics.jsonl"):
+            if len(read_metrics(metrics)) > step:
+                return metrics
+        assert process.poll() is None, "the command ended before its pretraining was killed"
+        time.sleep(0.02)
+    pytest.fail(f"step {step} was not reached")
+
+
+def processes_of(output: Path) -> list[str]:
+    """Command lines of the living processes that name the output directory."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(output) in line:
+            found.append(line[:200])
+    return found
+
+
+def numbers(output: Path) -> list[dict[str, object]]:
+    """Metrics of both benchmarks, which everything before them determines."""
+    found = [json.loads((folder / "metrics.json").read_text()) for folder in results(output)["finetune"]]
+    return sorted((entry["method"], entry["metrics"]) for entry in found)  # type: ignore[return-value]

@@ -1,0 +1,179 @@
+"""Local runs for real, through kfp.local, with stages that only write their result."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+Start = object
+UNTRACKED = {"FAKE_UNTRACKED": "1"}
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def log_of(folder: Path) -> str:
+    return "".join(path.read_text() for path in sorted(folder.glob("out/logs/*-demo.log")))
+
+
+def test_run_and_run_again(start, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    status, out, err = finish(start(**UNTRACKED))
+    assert status == 0, err + log_of(tmp_path)
+    lines = err.splitlines()
+    assert lines[0] == f"full_benchmark: recipe demo, results in {tmp_path}/out"
+    assert re.fullmatch(rf"log: {tmp_path}/out/logs/\d{{8}}-\d{{6}}-demo\.log", lines[1])
+    shown = lines[2:-1]
+    assert all(re.match(r"\[[a-zA-Z_ /0-9]+\] ", line) for line in shown), err
+    labels = [line.split("]")[0][1:] for line in shown if line.endswith("] started")]
+    assert sorted(labels) == sorted(
+        ["demo_data", "plan", "propose 0/2", "propose 1/2", "merge_proposals", "pretrain", "convert"]
+        + ["finetune Scratch", "finetune SoCo", "report"]
+    )
+    assert [line for line in shown if line.startswith("[pretrain] ")][1] == "[pretrain] 1/2 it, 1.0/s"
+    assert re.fullmatch(r"finished in \d+ s", lines[-1])
+    result = next((tmp_path / "out" / "report").iterdir())
+    assert out.splitlines() == [
+        "| method | APbb |",
+        "|---|---|",
+        "| Scratch | 12.5 |",
+        "| SoCo | 12.5 |",
+        f"report: {result}/report.html",
+        f"        {result}/report.md",
+    ]
+    assert "a library speaks" not in err
+    assert "a library speaks" in log_of(tmp_path)
+    assert not list(tmp_path.glob("soco-run-*"))
+
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/*/*/done.json")}
+    status, again, err = finish(start(**UNTRACKED))
+    assert (status, again) == (0, out)
+    assert err.count("already done, nothing to compute") == len(before) == 8
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/*/*/done.json")}
+
+
+@pytest.mark.parametrize(
+    ("how", "stage", "label", "cause"),
+    [
+        ("FAKE_FAIL", "pretrain", "pretrain", "weights.pth: damaged; download it again"),
+        ("FAKE_CRASH", "convert", "convert", "ZeroDivisionError: division by zero"),
+        ("FAKE_KILLED", "proposals", "merge_proposals", "ended without a word (killed, perhaps for want of memory)"),
+        ("FAKE_FAIL", "propose", "propose 0/2", "weights.pth: damaged; download it again"),
+    ],
+)
+def test_a_failure_names_stage_cause_and_log(
+    start,
+    tmp_path: Path,
+    how: str,
+    stage: str,
+    label: str,
+    cause: str,  # type: ignore[no-untyped-def]
+) -> None:
+    status, out, err = finish(start(**UNTRACKED, **{how: stage}))
+    assert (status, out) == (1, ""), err
+    lines = err.splitlines()
+    assert f"error: {label}: {cause}" in lines
+    assert lines[-1].startswith(f"log: {tmp_path}/out/logs/")
+    assert "Traceback" not in err
+    assert "Traceback" in log_of(tmp_path)
+    assert "[report] started" not in err
+
+
+def test_debug_shows_the_traceback(start) -> None:  # type: ignore[no-untyped-def]
+    status, _, err = finish(start("--debug", FAKE_CRASH="plan_", **UNTRACKED, FAKE_FAIL="pretrain"))
+    assert status == 1
+    assert "Traceback" in err
+    assert "a library speaks" in err
+
+
+@pytest.fixture
+def slow(start, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:  # type: ignore[no-untyped-def]
+    """A run whose pretraining has begun to work, with a worker, and would never end."""
+    process = start(FAKE_SLOW="pretrain", **UNTRACKED)
+    end = time.monotonic() + 100
+    while len(list(tmp_path.glob("out/pretrain/*/beat-*"))) < 2:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    yield process
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def beats(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.glob("out/pretrain/*/beat-*")}
+
+
+def assert_no_stage_lives(folder: Path) -> None:
+    """Within 2 s nothing writes any more, and no process is left that the run started."""
+    end = time.monotonic() + 2
+    while stage_processes(folder) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert stage_processes(folder) == []
+    before = beats(folder)
+    time.sleep(0.3)
+    assert beats(folder) == before
+
+
+def stage_processes(folder: Path) -> list[int]:
+    """Processes whose environment names this test's folder and a pipeline, and that have not ended."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (path / "environ").read_bytes()
+            dead = (path / "stat").read_text().rpartition(") ")[2].startswith("Z")
+        except OSError:
+            continue
+        if not dead and b"SOCO_PIPELINE_PID" in environment and str(folder).encode() in environment:
+            found.append(int(path.name))
+    return found
+
+
+@pytest.mark.parametrize("whole_group", [False, True], ids=["command alone", "process group"])
+def test_no_orphan_after_sigkill_and_it_goes_on(
+    slow: subprocess.Popen[str],
+    start,
+    tmp_path: Path,
+    whole_group: bool,  # type: ignore[no-untyped-def]
+) -> None:
+    assert len(stage_processes(tmp_path)) >= 2
+    if whole_group:
+        os.killpg(slow.pid, signal.SIGKILL)
+    else:
+        os.kill(slow.pid, signal.SIGKILL)
+    slow.wait()
+    assert_no_stage_lives(tmp_path)
+    status, _, err = finish(start(**UNTRACKED))
+    assert status == 0, err
+    assert err.count("already done, nothing to compute") == 4
+    assert len(list(tmp_path.glob("out/pretrain/*"))) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop(slow: subprocess.Popen[str], tmp_path: Path, number: signal.Signals) -> None:
+    os.kill(slow.pid, number)
+    status, out, err = finish(slow)
+    assert (status, out) == (130, ""), err
+    assert "[pretrain] stopped: what was finished is kept" in err
+    assert err.splitlines()[-1] == "stopped; run the same command again to go on"
+    assert "Traceback" not in err
+    assert "[convert] started" not in err
+    assert_no_stage_lives(tmp_path)
+
+
+def test_metrics_reach_the_kubeflow_ui(start, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """The log holds what each task handed on, as kfp read it back."""
+    finish(start(**UNTRACKED))
+    log = log_of(tmp_path)
+    assert "metadata={'APbb': 12.5}" in log.replace('"', "'")
+    assert json.loads((next((tmp_path / "out" / "plan").iterdir()) / "done.json").read_text())["summary"]
