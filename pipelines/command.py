@@ -13,6 +13,7 @@ from typing import Any
 from components import IMAGE
 from pipelines.local import refuse_rewritten, run_local
 from pipelines.submit import check_endpoint, endpoint, submit
+from soco_core.artifacts.benchmark import COLUMNS
 from soco_core.config import Recipe, load_recipe, named_recipes
 from soco_core.detection.coco import open_coco
 from soco_core.engine.component import EXIT_INPUT, one_line
@@ -179,10 +180,10 @@ def _local(build: Callable[..., Any], name: str, recipe: Recipe, options: argpar
 
 
 def _show_report(result: str) -> None:
-    """Print the report's tables and where it lies, to standard output."""
+    """Print the report's tables of AP and where it lies, to standard output."""
     page = join(result, "report.md")
-    for line in read_text(page).splitlines():
-        if line.startswith("|"):
-            print(line)
+    for block in read_text(page).split("\n\n"):
+        if block.startswith("|") and COLUMNS[0] in block.partition("\n")[0]:
+            print(block.rstrip(), end="\n\n")
     print(f"report: {join(result, 'report.html')}")
     print(f"        {page}")

@@ -103,9 +103,11 @@ class Screen(io.TextIOBase):
             self.running.pop(label, None)
             if label not in self._unwanted:
                 self.failures[label] = failed[1]
-        name = label.partition(" ")[0]
         if label not in self._unwanted:
-            self._show(f"[{label}] {text.removeprefix(f'{name}: ')}")
+            # A stage's progress begins with its name, which the label gives already.
+            for name in (label, label.partition(" ")[0]):
+                text = text.removeprefix(f"{name}: ")
+            self._show(f"[{label}] {text}")
 
     # Not by print(), which kfp.local replaces by one that writes to standard output: to this object.
     def _show(self, line: str) -> None:

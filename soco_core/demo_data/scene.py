@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from soco_core.demo_data.shapes import CLASSES, Array, coverage, paint
 
-MIN_OBJECTS, MAX_OBJECTS = 2, 5
-MIN_SIDE, MAX_SIDE = 0.22, 0.65
+MIN_OBJECTS, MAX_OBJECTS = 2, 4
+MIN_SIDE, MAX_SIDE = 0.28, 0.65
 """Side of an object (twice its radius) as a share of the image's side."""
 LEAST_VISIBLE = 0.3
 """An object that is hidden beyond this share of its area is not there at all: nobody could label it."""
@@ -67,7 +67,7 @@ def _place(generator: np.random.Generator, size: int) -> _Placed:
     category = int(generator.integers(len(NAMES)))
     outline, pattern = CLASSES[NAMES[category]]
     radius = size * generator.uniform(MIN_SIDE, MAX_SIDE) / 2
-    stretch = generator.uniform(0.8, 1.25)
+    stretch = generator.uniform(0.85, 1.18)
     angle = generator.uniform(0, 2 * np.pi)
     # The centre keeps half a radius inside, so that some objects are cut off by the image's border.
     x, y = generator.uniform(radius / 2, size - radius / 2, 2)
@@ -123,7 +123,7 @@ def _background(generator: np.random.Generator, size: int) -> Array:
     angle, waves = generator.uniform(0, np.pi), generator.uniform(4, 18)
     weave = np.sin(2 * np.pi * waves * (np.cos(angle) * across + np.sin(angle) * down))
     image += generator.uniform(0.0, 0.06) * weave[..., None]
-    for _ in range(int(generator.integers(4, 14))):
+    for _ in range(int(generator.integers(3, 11))):
         _stroke(generator, image)
     return image
 

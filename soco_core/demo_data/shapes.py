@@ -44,12 +44,6 @@ def _star(u: Array, v: Array) -> Array:
     return (radius * np.cos(angle) - 1.0) * normal[0] + radius * np.sin(angle) * normal[1]
 
 
-def _cross(u: Array, v: Array) -> Array:
-    across = np.maximum(np.abs(u) - 0.95, np.abs(v) - 0.33)
-    along = np.maximum(np.abs(v) - 0.95, np.abs(u) - 0.33)
-    return np.minimum(across, along)
-
-
 def _stripes(u: Array, v: Array) -> Array:
     return np.sin(2 * np.pi * 2.2 * u)
 
@@ -70,17 +64,12 @@ def _circles(u: Array, v: Array) -> Array:
     return np.sin(2 * np.pi * 2.4 * np.hypot(u, v))
 
 
-def _diamonds(u: Array, v: Array) -> Array:
-    return 0.17 - np.abs((u + 0.25) % 0.5 - 0.25) - np.abs((v + 0.25) % 0.5 - 0.25)
-
-
 CLASSES: dict[str, tuple[Outline, Pattern]] = {
     "striped disc": (_disc, _stripes),
     "checkered box": (_box, _checks),
     "dotted triangle": (_triangle, _dots),
     "spoked ring": (_ring, _spokes),
     "circled star": (_star, _circles),
-    "diamond cross": (_cross, _diamonds),
 }
 """Name -> (outline: signed distance, pattern: its sign chooses between the object's two colours)."""
 

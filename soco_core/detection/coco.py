@@ -250,9 +250,7 @@ def _in_all(count: int) -> str:
     return f" ({count} such annotations)" if count > 1 else ""
 
 
-def _find_images(
-    root: Path, split: Split, path: Path, images: list[dict[str, Any]]
-) -> tuple[Path, tuple[int, ...]]:
+def _find_images(root: Path, split: Split, path: Path, images: list[dict[str, Any]]) -> tuple[Path, tuple[int, ...]]:
     candidates = [root / "images", root / f"{split}2017", root]
     first = images[0]["file_name"]
     folder = next((place for place in candidates if (place / first).is_file()), None)

@@ -58,7 +58,9 @@ def _draw(axis: Any, pixels: NDArray[np.uint8], items: list[dict[str, Any]], spl
         index = split.class_of[item["category_id"]]
         colour = colormaps["tab10"](index % 10)
         x, y, box_width, box_height = item["bbox"]
-        axis.add_patch(Rectangle((x - 0.5, y - 0.5), box_width, box_height, fill=False, edgecolor=colour, linewidth=1.2))
+        axis.add_patch(
+            Rectangle((x - 0.5, y - 0.5), box_width, box_height, fill=False, edgecolor=colour, linewidth=1.2)
+        )
         if isinstance(item["segmentation"], dict):
             layer = np.zeros((height, width, 4))
             layer[decode_rle(item["segmentation"], height, width) > 0] = (*colour[:3], 0.4)

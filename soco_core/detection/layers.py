@@ -145,9 +145,7 @@ class MaskRoIHeads(RoIHeads):
         logits, deltas = self.box_predictor(self.box_head(pooled))
         return logits, deltas
 
-    def _masks(
-        self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
-    ) -> Tensor:
+    def _masks(self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
         return self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, image_shapes)))
 
     def _losses(

@@ -78,7 +78,9 @@ def load_initialisation(model: nn.Module, start: Initialisation) -> Coverage:
             tensors[name] = value
             coverage.loaded[key] = name
         missing = [
-            key for key in own if key.startswith(BODY) and key not in tensors and not key.endswith("num_batches_tracked")
+            key
+            for key in own
+            if key.startswith(BODY) and key not in tensors and not key.endswith("num_batches_tracked")
         ]
         if missing:
             raise InputError(

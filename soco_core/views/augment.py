@@ -41,7 +41,7 @@ def augment(images: Tensor, augmentation: Augmentation) -> Tensor:
     x = torch.where(_per_image(a.flip), x.flip(-1), x)
     x = distort_colour(x, a)
     x = torch.where(_per_image(a.grayscale), to_gray(x).expand_as(x), x)
-    x = _where_drawn(x, a.blur, lambda chosen, drawn: blur(chosen, a.sigma[drawn].float()))
+    x = _where_drawn(x, a.blur, lambda chosen, drawn: blur(chosen, a.sigma[drawn]))
     x = torch.where(_per_image(a.solarise) & (x >= SOLARISE_THRESHOLD), 1 - x, x)
     return normalise(x)
 
@@ -60,10 +60,10 @@ def distort_colour(images: Tensor, augmentation: Augmentation) -> Tensor:
     """Apply brightness, contrast, saturation and hue in each image's own order; RGB in [0, 1]."""
     a = augmentation
     operations: tuple[Operation, ...] = (
-        lambda x, i: (x * _per_image(a.brightness[i].float())).clamp(0, 1),
-        lambda x, i: _blend(x, to_gray(x).mean((-3, -2, -1), keepdim=True), a.contrast[i].float()),
-        lambda x, i: _blend(x, to_gray(x), a.saturation[i].float()),
-        lambda x, i: shift_hue(x, a.hue[i].float()),
+        lambda x, i: (x * _per_image(a.brightness[i])).clamp(0, 1),
+        lambda x, i: _blend(x, to_gray(x).mean((-3, -2, -1), keepdim=True), a.contrast[i]),
+        lambda x, i: _blend(x, to_gray(x), a.saturation[i]),
+        lambda x, i: shift_hue(x, a.hue[i]),
     )
     for position in range(4):
         for number, operation in enumerate(operations):

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from soco_core.config import ViewsConfig
 
@@ -19,24 +21,28 @@ Crop = tuple[int, int, int, int]
 class Augmentation(NamedTuple):
     """What happens to the pixels of one view (BYOL's pipeline without its crop, 4.1).
 
-    A data loader's collation turns each field into a tensor with a batch dimension in front.
+    Tensors without dimensions for one image; a data loader's collation puts a batch dimension in front.
     """
 
-    flip: bool
-    colour: bool
-    """Whether the four colour factors apply at all."""
-    order: npt.NDArray[np.int64]
-    """Order of brightness (0), contrast (1), saturation (2) and hue (3), int64 [4]."""
-    brightness: float
-    contrast: float
-    saturation: float
-    hue: float
+    flip: Tensor
+    """bool."""
+    colour: Tensor
+    """bool: whether the four colour factors apply at all."""
+    order: Tensor
+    """int64 [4]: order of brightness (0), contrast (1), saturation (2) and hue (3)."""
+    brightness: Tensor
+    contrast: Tensor
+    saturation: Tensor
+    hue: Tensor
     """Shift in turns."""
-    grayscale: bool
-    blur: bool
-    sigma: float
+    grayscale: Tensor
+    """bool."""
+    blur: Tensor
+    """bool."""
+    sigma: Tensor
     """Standard deviation of the blur in pixels."""
-    solarise: bool
+    solarise: Tensor
+    """bool."""
 
 
 def image_generator(seed: int, epoch: int, image: int) -> np.random.Generator:
@@ -70,16 +76,23 @@ def draw_augmentation(config: ViewsConfig, first: bool, generator: np.random.Gen
     """Draw the augmentation of one view; `first` is V1, whose blur and solarisation rates differ (4.1)."""
     blur = config.blur_probability_first if first else config.blur_probability_others
     solarise = config.solarise_probability_first if first else config.solarise_probability_others
+
+    def chance(probability: float) -> Tensor:
+        return torch.tensor(bool(generator.random() < probability))
+
+    def factor(low: float, high: float) -> Tensor:
+        return torch.tensor(generator.uniform(low, high), dtype=torch.float32)
+
     return Augmentation(
-        flip=bool(generator.random() < config.flip_probability),
-        colour=bool(generator.random() < config.colour_jitter_probability),
-        order=generator.permutation(4),
-        brightness=float(generator.uniform(1 - config.brightness, 1 + config.brightness)),
-        contrast=float(generator.uniform(1 - config.contrast, 1 + config.contrast)),
-        saturation=float(generator.uniform(1 - config.saturation, 1 + config.saturation)),
-        hue=float(generator.uniform(-config.hue, config.hue)),
-        grayscale=bool(generator.random() < config.grayscale_probability),
-        blur=bool(generator.random() < blur),
-        sigma=float(generator.uniform(config.blur_min_sigma, config.blur_max_sigma)),
-        solarise=bool(generator.random() < solarise),
+        flip=chance(config.flip_probability),
+        colour=chance(config.colour_jitter_probability),
+        order=torch.from_numpy(generator.permutation(4)),
+        brightness=factor(1 - config.brightness, 1 + config.brightness),
+        contrast=factor(1 - config.contrast, 1 + config.contrast),
+        saturation=factor(1 - config.saturation, 1 + config.saturation),
+        hue=factor(-config.hue, config.hue),
+        grayscale=chance(config.grayscale_probability),
+        blur=chance(blur),
+        sigma=factor(config.blur_min_sigma, config.blur_max_sigma),
+        solarise=chance(solarise),
     )

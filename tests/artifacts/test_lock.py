@@ -7,17 +7,16 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from soco_core import storage
 from soco_core.artifacts import lock
-from soco_core.artifacts.lock import local_lock, s3_lock
+from soco_core.artifacts.lock import Lease, local_lock, s3_lock
 from soco_core.errors import InputError, ResultLockedError
 
 LOCAL = "with local_lock(Path(sys.argv[1]), 'it'):\n    print('held', flush=True); time.sleep(60)"
@@ -115,7 +114,7 @@ def test_the_lease_of_a_dead_process_in_the_same_folder_is_not_waited_for(s3: st
         pass
 
 
-def test_a_stale_lease_is_taken_over_by_one(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stale_lease_is_taken_over(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "S3_LEASE_SECONDS", 2.0)
     with other_process(S3, f"{s3}/.lock", tmp_path) as process:
         process.kill()
@@ -123,25 +122,28 @@ def test_a_stale_lease_is_taken_over_by_one(s3: str, tmp_path: Path, monkeypatch
     with pytest.raises(ResultLockedError, match=f"process {process.pid}"):
         s3_lock(f"{s3}/.lock", tmp_path / "elsewhere").__enter__()
     time.sleep(3)
+    with s3_lock(f"{s3}/.lock", tmp_path / "elsewhere"):
+        pass
 
-    held: list[int] = []
-    end = threading.Barrier(4)
 
-    def compete(number: int) -> None:
-        (tmp_path / str(number)).mkdir()
-        try:
-            with s3_lock(f"{s3}/.lock", tmp_path / str(number)):
-                held.append(number)
-                end.wait()
-        except ResultLockedError:
-            end.wait()
+def test_of_two_that_find_a_stale_lease_one_gets_it(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "S3_LEASE_SECONDS", 0.0)
+    uri = f"{s3}/.lock"
+    storage.write_text(uri, json.dumps({"token": "stale", "holder": "process 1 on there"}))
+    (tmp_path / "slow").mkdir()
+    original = Lease._read
 
-    threads = [threading.Thread(target=compete, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(held) == 1
+    with ExitStack() as fast:
+
+        def read(self: Lease) -> object:
+            found = original(self)
+            monkeypatch.setattr(Lease, "_read", original)
+            fast.enter_context(s3_lock(uri, tmp_path))  # between the slow one's look and its move
+            return found
+
+        monkeypatch.setattr(Lease, "_read", read)
+        with pytest.raises(ResultLockedError, match="another process holds or held the lock just now"):
+            s3_lock(uri, tmp_path / "slow").__enter__()
 
 
 def test_a_lease_that_is_renewed_is_not_stale(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

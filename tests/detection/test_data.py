@@ -41,11 +41,7 @@ def test_sizes_as_detectron2_s_resize_shortest_edge(size, short, longest, wanted
 
 def draws(flip: bool):
     """A step in which the first image is, or is not, flipped."""
-    return next(
-        step
-        for step in range(50)
-        if _flips(np.random.default_rng((0, step, 0))) == flip
-    )
+    return next(step for step in range(50) if _flips(np.random.default_rng((0, step, 0))) == flip)
 
 
 def _flips(generator) -> bool:

@@ -59,7 +59,11 @@ def test_pooling_of_a_ramp_gives_the_coordinates_of_the_cells():
 def test_anchors_are_unrounded_and_size_major():
     anchors = UnroundedAnchors((32, 64, 128, 256, 512))
     root = math.sqrt(2)
-    wanted = [[-16 * root, -8 * root, 16 * root, 8 * root], [-16, -16, 16, 16], [-8 * root, -16 * root, 8 * root, 16 * root]]
+    wanted = [
+        [-16 * root, -8 * root, 16 * root, 8 * root],
+        [-16, -16, 16, 16],
+        [-8 * root, -16 * root, 8 * root, 16 * root],
+    ]
     torch.testing.assert_close(anchors.cell_anchors[0], torch.tensor(wanted))
     both = anchors.generate_anchors((10, 20), (1.0, 2.0))
     assert both[:, 2].tolist() == pytest.approx([5.0, 2.5 * root, 10.0, 5 * root])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-Start = object
+STAGES = "demo_data,plan,propose 0/2,propose 1/2,merge_proposals,pretrain,convert,report"
 UNTRACKED = {"FAKE_UNTRACKED": "1"}
 
 
@@ -35,10 +35,7 @@ def test_run_and_run_again(start, tmp_path: Path) -> None:  # type: ignore[no-un
     shown = lines[2:-1]
     assert all(re.match(r"\[[a-zA-Z_ /0-9]+\] ", line) for line in shown), err
     labels = [line.split("]")[0][1:] for line in shown if line.endswith("] started")]
-    assert sorted(labels) == sorted(
-        ["demo_data", "plan", "propose 0/2", "propose 1/2", "merge_proposals", "pretrain", "convert"]
-        + ["finetune Scratch", "finetune SoCo", "report"]
-    )
+    assert sorted(labels) == sorted(f"{STAGES},finetune Scratch,finetune SoCo".split(","))
     assert [line for line in shown if line.startswith("[pretrain] ")][1] == "[pretrain] 1/2 it, 1.0/s"
     assert re.fullmatch(r"finished in \d+ s", lines[-1])
     result = next((tmp_path / "out" / "report").iterdir())
@@ -47,6 +44,7 @@ def test_run_and_run_again(start, tmp_path: Path) -> None:  # type: ignore[no-un
         "|---|---|",
         "| Scratch | 12.5 |",
         "| SoCo | 12.5 |",
+        "",
         f"report: {result}/report.html",
         f"        {result}/report.md",
     ]
@@ -89,16 +87,16 @@ def test_a_failure_names_stage_cause_and_log(
 
 
 def test_debug_shows_the_traceback(start) -> None:  # type: ignore[no-untyped-def]
-    status, _, err = finish(start("--debug", FAKE_CRASH="plan_", **UNTRACKED, FAKE_FAIL="pretrain"))
+    status, _, err = finish(start("--debug", **UNTRACKED, FAKE_FAIL="pretrain"))
     assert status == 1
     assert "Traceback" in err
     assert "a library speaks" in err
 
 
-@pytest.fixture
-def slow(start, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:  # type: ignore[no-untyped-def]
+@pytest.fixture(params=[{}])
+def slow(start, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:  # type: ignore[no-untyped-def]
     """A run whose pretraining has begun to work, with a worker, and would never end."""
-    process = start(FAKE_SLOW="pretrain", **UNTRACKED)
+    process = start(FAKE_SLOW="pretrain", **UNTRACKED, **request.param)
     end = time.monotonic() + 100
     while len(list(tmp_path.glob("out/pretrain/*/beat-*"))) < 2:
         assert process.poll() is None, process.communicate()
@@ -139,6 +137,7 @@ def stage_processes(folder: Path) -> list[int]:
     return found
 
 
+@pytest.mark.parametrize("slow", [{"FAKE_STUBBORN": "1"}], indirect=True, ids=["stubborn worker"])
 @pytest.mark.parametrize("whole_group", [False, True], ids=["command alone", "process group"])
 def test_no_orphan_after_sigkill_and_it_goes_on(
     slow: subprocess.Popen[str],
@@ -153,9 +152,10 @@ def test_no_orphan_after_sigkill_and_it_goes_on(
         os.kill(slow.pid, signal.SIGKILL)
     slow.wait()
     assert_no_stage_lives(tmp_path)
+    done = len(list(tmp_path.glob("out/*/*/done.json")))
     status, _, err = finish(start(**UNTRACKED))
     assert status == 0, err
-    assert err.count("already done, nothing to compute") == 4
+    assert err.count("already done, nothing to compute") == done >= 3
     assert len(list(tmp_path.glob("out/pretrain/*"))) == 1
 
 

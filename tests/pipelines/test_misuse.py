@@ -60,7 +60,7 @@ def data(tmp_path: Path) -> Path:
         (["--images", "i"], ["--images and --coco belong together"]),
         (["--images", "none", "--coco", "c"], ["image folder none does not exist"]),
         (["--images", "empty", "--coco", "c"], ["image folder empty holds no image"]),
-        (["--images", "i", "--coco", "none"], ["none", "does not exist"]),
+        (["--images", "i", "--coco", "none"], ["none: no such folder"]),
         (["--images", "i", "--coco", "c"], ["instances_train.json", "7"]),
         (["--supervised", "no.pth"], ["weights file no.pth does not exist"]),
         (["--output", "my-python3-runs"], ["output", "contains 'python3'"]),

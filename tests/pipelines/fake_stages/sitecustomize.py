@@ -1,8 +1,8 @@
 """Stages that only write their result, for tests of what runs them; Python imports this by itself.
 
 FAKE_FAIL: a stage that raises an error of the user's; FAKE_CRASH: one with a bug; FAKE_KILLED: one that
-is killed; FAKE_SLOW: one that works, with a worker process, until it is stopped. FAKE_UNTRACKED: MLflow
-is left out, which costs seconds a stage.
+is killed; FAKE_SLOW: one that works, with a worker process, until it is stopped; FAKE_STUBBORN: its
+worker does not end with it. FAKE_UNTRACKED: MLflow is left out, which costs seconds a stage.
 """
 
 import os
@@ -43,11 +43,12 @@ def _behave(stage, folder):
     if os.environ.get("FAKE_KILLED") == stage:
         os.kill(os.getpid(), signal.SIGKILL)
     if os.environ.get("FAKE_SLOW") == stage:
-        worker = os.fork()
+        stage, worker = os.getpid(), os.fork()
         path = folder / f"beat-{os.getpid() if worker else 'worker'}"
-        while True:
+        while os.getpid() == stage or os.getppid() == stage or "FAKE_STUBBORN" in os.environ:
             path.write_text(str(time.time()))
             time.sleep(0.05)
+        os._exit(0)
 
 
 def demo_data(recipe, *, output, tracking=None):
@@ -96,7 +97,10 @@ def report(recipe, *, benchmarks, output, pretrained=None, proposals=None, track
 
     rows = [BenchmarkResult.read(Path(path, "metrics.json")) for path in benchmarks]
     table = "".join(f"| {row.method} | {row.metrics['APbb']} |\n" for row in rows)
-    files = {"report.md": f"# Report\n\n| method | APbb |\n|---|---|\n{table}", "report.html": "<p>report</p>"}
+    files = {
+        "report.md": f"# Report\n\n| method | APbb |\n|---|---|\n{table}\n| other |\n|---|\n",
+        "report.html": "<p>report</p>",
+    }
     return _result(recipe, "report", output, {"benchmarks": benchmarks}, tracking, files)
 
 
