@@ -54,7 +54,7 @@ def build_pipeline(
     def propose_all(recipe: str, images: str, output: str, tracking: str) -> str:
         with dsl.ParallelFor([f"{index}/{shards}" for index in range(shards)]) as shard:
             done = run(propose, shard=shard, recipe=recipe, images=images, output=output)
-        return run(  # type: ignore[no-any-return]
+        return run(
             merge_proposals,
             shards=dsl.Collected(done.output),
             recipe=recipe,

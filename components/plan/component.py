@@ -8,14 +8,14 @@ from components import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False, packages_to_install=[])
-def plan(  # type: ignore[valid-type]
+def plan(
     recipe: str,
     images: str,
     coco: str,
     output: str,
     supervised: str = "",
     tracking_uri: str = "",
-) -> NamedTuple("Outputs", [("recipe", str), ("tracking", str), ("result", str)]):
+) -> NamedTuple("Outputs", [("recipe", str), ("tracking", str), ("result", str)]):  # type: ignore[valid-type]
     """Check the inputs, resolve the recipe, and open the MLflow parent run.
 
     Args:

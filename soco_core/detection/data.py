@@ -43,8 +43,9 @@ class TrainingImages(Dataset[tuple[Tensor, dict[str, Any]]]):
         record = self.split.images[position]
         pixels = read_image(self.split, record)
         annotations = [item for item in self.split.annotations_of[record["id"]] if usable(item)]
-        height, width = resized_size(*pixels.shape[:2], short_side, self.settings.max_size)
-        target = _target(annotations, self.split.class_of, pixels.shape[:2], (height, width), flip)
+        original = (record["height"], record["width"])
+        height, width = resized_size(*original, short_side, self.settings.max_size)
+        target = _target(annotations, self.split.class_of, original, (height, width), flip)
         pixels = resize(pixels, height, width)
         if flip:
             pixels = pixels[:, ::-1]
@@ -63,8 +64,9 @@ class EvaluationImages(Dataset[tuple[Tensor, int]]):
         return len(self.split.images)
 
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
-        pixels = read_image(self.split, self.split.images[position])
-        size = resized_size(*pixels.shape[:2], self.settings.test_size, self.settings.max_size)
+        record = self.split.images[position]
+        pixels = read_image(self.split, record)
+        size = resized_size(record["height"], record["width"], self.settings.test_size, self.settings.max_size)
         return _to_tensor(resize(pixels, *size)), position
 
 
@@ -86,7 +88,7 @@ def training_batches(split: CocoSplit, recipe: Recipe, first_step: int, steps: i
     )
     loader: DataLoader[Any] = DataLoader(
         TrainingImages(split, recipe),
-        batch_sampler=draws,  # type: ignore[arg-type]  # any iterable of lists of keys will do
+        batch_sampler=draws,
         collate_fn=_collate,
         num_workers=min(recipe.runtime.workers, steps - first_step),
     )
@@ -169,7 +171,7 @@ def _image_batches(split: CocoSplit, trainable: list[int], batch_size: int, seed
 def _target(
     annotations: list[dict[str, Any]],
     class_of: dict[int, int],
-    original: tuple[int, ...],
+    original: tuple[int, int],
     resized: tuple[int, int],
     flip: bool,
 ) -> dict[str, Any]:
@@ -195,7 +197,7 @@ def _target(
 
 def _mask(
     annotation: dict[str, Any],
-    original: tuple[int, ...],
+    original: tuple[int, int],
     resized: tuple[int, int],
     scale: NDArray[np.float64],
     flip: bool,

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference
@@ -221,8 +221,3 @@ class NoResize(GeneralizedRCNNTransform):
     def postprocess(self, result: Any, image_shapes: Any, original_image_sizes: Any) -> Any:
         """Return the detections as they are: boxes in input pixels, masks within their boxes."""
         return result
-
-
-def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
-    """Return the batch norm layers of a model."""
-    return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]

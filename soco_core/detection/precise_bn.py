@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from soco_core.detection.layers import batch_norms
-
 
 class _Moments:
     """Mean and mean square of a layer's input per channel, over all batches, each value weighted equally."""
@@ -36,7 +34,7 @@ def estimate_batch_norms(model: nn.Module, batches: Iterable[Any]) -> None:
 
     Each batch is the arguments of one forward pass in training mode. The weights do not change.
     """
-    layers = batch_norms(model)
+    layers = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     moments = {layer: _Moments() for layer in layers}
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:

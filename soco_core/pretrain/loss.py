@@ -28,13 +28,13 @@ def soco_loss(online: Tensor, target: Tensor) -> dict[str, Tensor]:
         target: projections of the target network, the same shape.
 
     Returns:
-        ``1->j`` (V1 online, Vj target) and ``j->1`` for every other view j, each in [-2, 2], and their
+        ``1_to_j`` (V1 online, Vj target) and ``j_to_1`` for every other view j, each in [-2, 2], and their
         sum ``loss``: at least -4 per view beyond the first, so -8 with V1, V2, V3.
     """
     terms = {}
     for j in range(1, len(online)):
-        terms[f"1->{j + 1}"] = directional_loss(online[0], target[j])
-        terms[f"{j + 1}->1"] = directional_loss(online[j], target[0])
+        terms[f"1_to_{j + 1}"] = directional_loss(online[0], target[j])
+        terms[f"{j + 1}_to_1"] = directional_loss(online[j], target[0])
     return {"loss": torch.stack(list(terms.values())).sum(), **terms}
 
 

@@ -86,6 +86,7 @@ def test_every_stage_leaves_a_whole_result_and_the_report_is_named(
     assert any("Scratch" in line for line in table)
     assert any("SoCo" in line for line in table)
     assert list(output.glob("logs/*.log"))
+    assert "warning" not in done.stderr
 
 
 def test_mlflow_has_a_parent_with_a_child_for_each_stage(

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -99,6 +100,45 @@ def test_which_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KFP_ENDPOINT", "https://second")
     assert endpoint(None) == "https://second"
     assert endpoint("http://first/") == "http://first"
+
+
+@pytest.mark.parametrize(("run_id", "link"), [("r1", "http://h/#/runs/details/r1"), (None, None)])
+def test_a_run_without_an_id_is_no_run(monkeypatch: pytest.MonkeyPatch, run_id: str | None, link: str | None) -> None:
+    kfp = pytest.importorskip("kfp")
+    from pipelines.full_benchmark import build_pipeline
+    from pipelines.submit import submit
+
+    asked: dict[str, Any] = {}
+
+    class Client:
+        def __init__(self, **settings: Any) -> None:
+            asked.update(settings)
+
+        def create_run_from_pipeline_package(self, package: str, **settings: Any) -> SimpleNamespace:
+            asked.update(settings, yaml=Path(package).read_text())
+            return SimpleNamespace(run_id=run_id)
+
+    monkeypatch.setattr(kfp, "Client", Client)
+    pipeline = build_pipeline(image="i", shards=1, demo=True, supervised=False)
+    arguments = {"recipe": "demo", "output": "s3://b/o"}
+
+    def start() -> str:
+        return submit(pipeline, arguments, address="http://h", namespace="n", experiment="e", name="demo")
+
+    if link is None:
+        with pytest.raises(EndpointError, match="names no run"):
+            start()
+    else:
+        assert start() == link
+    assert "soco-full-benchmark" in asked.pop("yaml")
+    assert asked == {
+        "host": "http://h",
+        "namespace": "n",
+        "arguments": arguments,
+        "run_name": "demo",
+        "experiment_name": "e",
+        "enable_caching": False,
+    }
 
 
 def submit(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -40,7 +40,7 @@ def test_terms_pair_the_first_view_with_each_other_both_ways() -> None:
     online = torch.eye(3).reshape(3, 1, 1, 3)
     target = torch.roll(online, 1, dims=0)  # target of view j is the online embedding of view j - 1
     terms = {name: float(value) for name, value in soco_loss(online, target).items()}
-    assert terms == {"1->2": -2.0, "2->1": 0.0, "1->3": 0.0, "3->1": -2.0, "loss": -4.0}
+    assert terms == {"1_to_2": -2.0, "2_to_1": 0.0, "1_to_3": 0.0, "3_to_1": -2.0, "loss": -4.0}
 
 
 def test_no_gradient_reaches_the_target() -> None:
