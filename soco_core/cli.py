@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from soco_core.config import Recipe, load_recipe, named_recipes
+from soco_core.config import Recipe
 from soco_core.console import say
 from soco_core.errors import InterruptedStageError, SocoError, one_line
+from soco_core.recipes import load_recipe, named_recipes
 from soco_core.tracking import TrackingContext
 
 app = typer.Typer(

@@ -1,22 +1,15 @@
 """The recipe: everything that determines a result, checked before anything runs.
 
-A recipe is a YAML file. Its defaults are the paper's values (section in parentheses beside each
-field); a named recipe in ``soco_core/recipes`` states only what differs. Unknown keys, wrong types
-and impossible combinations are refused with the path of the field.
+Its defaults are the paper's values (section in parentheses beside each field). Unknown keys, wrong
+types and impossible combinations are refused. A recipe is read from YAML by ``soco_core.recipes``.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from soco_core.errors import RecipeError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -307,7 +300,7 @@ class Recipe(Section):
     runtime: RuntimeConfig = RuntimeConfig()
 
     def to_yaml(self) -> str:
-        """Return the resolved recipe as YAML that :func:`parse_recipe` reads back unchanged."""
+        """Return the resolved recipe as YAML that :func:`soco_core.recipes.parse_recipe` reads back unchanged."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
     def part(self, *sections: str) -> dict[str, Any]:
@@ -318,127 +311,3 @@ class Recipe(Section):
         """
         values = self.model_dump(mode="json")
         return {section: values[section] for section in sections}
-
-
-def named_recipes() -> list[str]:
-    """Return the names of the recipes that come with soco, sorted."""
-    folder = resources.files("soco_core") / "recipes"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-
-
-def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
-    """Read a named recipe or a YAML file and apply ``section.field=value`` overrides.
-
-    Raises:
-        RecipeError: unknown recipe, unreadable file, unknown key, wrong type, impossible combination.
-    """
-    path = Path(name_or_path)
-    if name_or_path in named_recipes():
-        text = (resources.files("soco_core") / "recipes" / f"{name_or_path}.yaml").read_text(encoding="utf-8")
-    elif path.suffix in {".yaml", ".yml"}:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"cannot read recipe {path}: {error}") from error
-    else:
-        raise RecipeError(
-            f"unknown recipe {name_or_path!r}: give a YAML file or one of {', '.join(named_recipes())}"
-            + _suggestion(name_or_path, named_recipes())
-        )
-    return parse_recipe(text, overrides, source=name_or_path)
-
-
-def parse_recipe(text: str, overrides: Iterable[str] = (), source: str = "recipe") -> Recipe:
-    """Check the YAML text of a recipe; see :func:`load_recipe`."""
-    try:
-        values = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2026-02-30
-        problem = " ".join(str(error).split())
-        raise RecipeError(f"{source}: not valid YAML: {problem}") from error
-    if values is None:
-        values = {}
-    if not isinstance(values, dict):
-        raise RecipeError(f"{source}: a recipe is a mapping of sections, not a {type(values).__name__}")
-    for override in overrides:
-        _apply_override(values, override)
-    try:
-        return Recipe.model_validate(_lists_to_tuples(values))
-    except ValidationError as error:
-        raise RecipeError(f"{source}: {_explain(error)}") from error
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML keeps the last of two equal keys without a word; a section given twice must not be lost so."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {twice!r} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def _apply_override(values: dict[str, Any], override: str) -> None:
-    path, separator, text = override.partition("=")
-    keys = path.strip().split(".")
-    if not separator or not all(keys):
-        raise RecipeError(f"--set {override!r}: write it as section.field=value")
-    try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        raise RecipeError(f"--set {override!r}: {text!r} is not a valid YAML value") from error
-    here = values
-    for key in keys[:-1]:
-        inner = here.setdefault(key, {})
-        if not isinstance(inner, dict):
-            raise RecipeError(f"--set {override!r}: {key} is a value, not a section")
-        here = inner
-    here[keys[-1]] = value
-
-
-def _lists_to_tuples(value: Any) -> Any:
-    """YAML knows lists only, and strict pydantic takes tuples only for tuple fields.
-
-    YAML 1.1 also reads `1e-3` as text (it wants `1.0e-3`), which every reader of a recipe expects to be
-    a number.
-    """
-    if isinstance(value, dict):
-        return {key: _lists_to_tuples(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return tuple(_lists_to_tuples(item) for item in value)
-    if isinstance(value, str) and value[:1] in "+-.0123456789" and "e" in value.lower():
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
-def _explain(error: ValidationError) -> str:
-    """Put a pydantic error on one line: each wrong field's path, what is wrong, and a near name."""
-    lines = []
-    for item in error.errors():
-        path = ".".join(str(part) for part in item["loc"]) or "recipe"
-        if item["type"] == "extra_forbidden":
-            fields = _fields_at(item["loc"][:-1])
-            lines.append(f"{path}: unknown key{_suggestion(str(item['loc'][-1]), fields)}")
-        else:
-            message = item["msg"].removeprefix("Value error, ")
-            shown = "" if item["type"] == "value_error" else f" (got {item['input']!r})"
-            lines.append(f"{path}: {message}{shown}")
-    return "; ".join(lines)
-
-
-def _fields_at(location: tuple[int | str, ...]) -> list[str]:
-    model: type[BaseModel] = Recipe
-    for part in location:
-        inner = model.model_fields[str(part)].annotation
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return []
-        model = inner
-    return list(model.model_fields)
-
-
-def _suggestion(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""

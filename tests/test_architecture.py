@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "soco_core"
 
 FLOORS = (
-    {"config", "console", "errors", "storage", "tracking"},
+    {"config", "console", "errors", "recipes", "storage", "tracking"},
     {"artifacts"},
     {"engine", "launch", "models", "views", "images"},
     {"plan", "demo_data", "proposals", "pretrain", "convert", "detection", "linear", "report"},
@@ -23,7 +23,7 @@ FLOORS = (
 STAGES = FLOORS[3]
 HEAVY = {"torch", "torchvision", "cv2", "mlflow", "kfp", "matplotlib", "pyarrow", "boto3", "pycocotools", "safetensors"}
 LIGHT = sorted(
-    {CORE / f"{name}.py" for name in ("cli", "config", "console", "errors", "storage", "tracking")}
+    {CORE / f"{name}.py" for name in ("cli", "config", "console", "errors", "recipes/__init__", "storage", "tracking")}
     | set(CORE.glob("*/stage.py"))
     | set((CORE / "artifacts").glob("*.py"))
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from soco_core.config import load_recipe, parse_recipe
+from soco_core.recipes import load_recipe, parse_recipe
 
 SOCO = Path(sys.executable).with_name("soco")
 
@@ -25,10 +25,8 @@ def test_help_names_every_stage() -> None:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = (
-        "import sys, soco_core.cli; "
-        "print([m for m in ('torch', 'torchvision', 'cv2', 'mlflow', 'kfp', 'matplotlib', 'pyarrow') if m in sys.modules])"
-    )
+    heavy = ["torch", "torchvision", "cv2", "mlflow", "kfp", "matplotlib", "pyarrow"]
+    code = f"import sys, soco_core.cli; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

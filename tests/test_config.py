@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from soco_core.config import Recipe, load_recipe, named_recipes, parse_recipe
+from soco_core.config import Recipe
 from soco_core.errors import RecipeError
+from soco_core.recipes import load_recipe, named_recipes, parse_recipe
 
 # Copied by hand from the paper (section or table behind each) and, where it is silent, the authors' code.
 PAPER = {

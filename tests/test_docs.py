@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from soco_core.config import Recipe, load_recipe, named_recipes, parse_recipe
+from soco_core.config import Recipe
+from soco_core.recipes import load_recipe, named_recipes, parse_recipe
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "recipes.md"
 BEGIN, END = "<!-- fields: begin -->\n", "<!-- fields: end -->\n"

@@ -14,8 +14,8 @@ from mlflow.entities import Run
 from soco_core import tracking
 from soco_core.artifacts.result import ResultDirectory, locate
 from soco_core.artifacts.stage import complete
-from soco_core.config import load_recipe
 from soco_core.errors import InterruptedStageError
+from soco_core.recipes import load_recipe
 from soco_core.tracking import (
     Tracker,
     TrackingContext,

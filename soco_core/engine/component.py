@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from soco_core.config import Recipe, load_recipe, parse_recipe
+from soco_core.config import Recipe
 from soco_core.console import STAGE_LABEL, say
 from soco_core.engine.processes import end_with_pipeline
 from soco_core.errors import InterruptedStageError, SocoError
+from soco_core.recipes import load_recipe, parse_recipe
 
 EXIT_BUG = 1
 EXIT_INPUT = 2
@@ -71,7 +72,7 @@ def read_recipe(value: str) -> Recipe:
     """Read a pipeline's parameter `recipe`: the name of a recipe, the path of a YAML file, or YAML text.
 
     Raises:
-        RecipeError: as :func:`soco_core.config.load_recipe` does.
+        RecipeError: as :func:`soco_core.recipes.load_recipe` does.
     """
     if "\n" in value or ":" in value:
         return parse_recipe(value, source="parameter `recipe`")

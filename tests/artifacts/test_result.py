@@ -13,8 +13,9 @@ import pytest
 
 from soco_core import storage
 from soco_core.artifacts.result import ResultDirectory, locate, open_result, writing
-from soco_core.config import Recipe, parse_recipe
+from soco_core.config import Recipe
 from soco_core.errors import InputError, ResultLockedError
+from soco_core.recipes import parse_recipe
 
 
 def find(output: str | Path, recipe: Recipe | None = None, **changes: Any) -> ResultDirectory:

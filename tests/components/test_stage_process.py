@@ -10,9 +10,10 @@ import time
 
 import pytest
 
-from soco_core.config import Recipe, load_recipe
+from soco_core.config import Recipe
 from soco_core.engine.component import read_recipe
 from soco_core.errors import RecipeError
+from soco_core.recipes import load_recipe
 
 FRAME = """
 import os, signal, sys, time

@@ -4,9 +4,9 @@ import json
 
 from pycocotools.coco import COCO
 
-from soco_core.config import parse_recipe
 from soco_core.demo_data.stage import demo_data
 from soco_core.detection.coco import open_coco
+from soco_core.recipes import parse_recipe
 
 
 def small(train: int = 4, seed: int = 0):

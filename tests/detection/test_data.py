@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from soco_core.config import parse_recipe
 from soco_core.detection import data as module
 from soco_core.detection.coco import open_coco
 from soco_core.detection.data import (
@@ -17,6 +16,7 @@ from soco_core.detection.data import (
     training_batches,
 )
 from soco_core.errors import InputError
+from soco_core.recipes import parse_recipe
 
 
 def recipe(sizes: str = "[60]", batch: int = 2, seed: int = 0, workers: int = 0):

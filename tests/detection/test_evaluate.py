@@ -13,11 +13,11 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from soco_core.config import parse_recipe
 from soco_core.demo_data.stage import demo_data
 from soco_core.detection.coco import open_coco
 from soco_core.detection.evaluate import _results, evaluate
 from soco_core.detection.masks import encode_rle
+from soco_core.recipes import parse_recipe
 
 
 @pytest.fixture(scope="module")

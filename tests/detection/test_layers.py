@@ -13,7 +13,6 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import roi_align
 
-from soco_core.config import parse_recipe
 from soco_core.detection.layers import (
     AlignedRoIAlign,
     ProposalNetwork,
@@ -22,6 +21,7 @@ from soco_core.detection.layers import (
     mask_loss,
 )
 from soco_core.detection.model import build_detector
+from soco_core.recipes import parse_recipe
 
 SMALL = """
 model: {backbone: resnet18, fpn_channels: 16, head_convs: 2, head_fc_size: 24, roi_size: 7}

@@ -11,11 +11,12 @@ import torch
 
 from soco_core.artifacts.benchmark import COLUMNS, BenchmarkResult
 from soco_core.artifacts.metrics import read_metrics
-from soco_core.config import Recipe, parse_recipe
+from soco_core.config import Recipe
 from soco_core.demo_data.stage import demo_data
 from soco_core.detection import train as train_module
 from soco_core.detection.stage import finetune
 from soco_core.errors import InputError, InterruptedStageError, SocoError
+from soco_core.recipes import parse_recipe
 
 TINY = """
 model: {backbone: resnet18, fpn_channels: 16, head_convs: 1, head_fc_size: 32}

@@ -6,10 +6,10 @@ from safetensors.torch import save_file
 from torchvision.models import resnet18
 
 from soco_core.artifacts.result import locate, writing
-from soco_core.config import parse_recipe
 from soco_core.detection.model import build_detector
 from soco_core.detection.weights import find_initialisation, load_initialisation
 from soco_core.errors import InputError
+from soco_core.recipes import parse_recipe
 
 SMALL = parse_recipe(
     "model: {backbone: resnet18, fpn_channels: 16, head_convs: 1, head_fc_size: 24}\n"

@@ -9,12 +9,13 @@ import torch
 
 from soco_core.artifacts.result import locate, writing
 from soco_core.artifacts.weights import PRETRAINED, save_canonical
-from soco_core.config import Recipe, load_recipe
+from soco_core.config import Recipe
 from soco_core.convert.stage import convert
 from soco_core.detection.model import build_detector
 from soco_core.detection.weights import find_initialisation, load_initialisation
 from soco_core.models.regions import assign_levels, pool_regions
 from soco_core.models.soco import OnlineNetwork
+from soco_core.recipes import load_recipe
 
 SMALL = ["model.fpn_channels=32", "model.head_fc_size=48", "model.head_convs=2"]
 

@@ -11,8 +11,8 @@ import yaml
 pytest.importorskip("kfp")
 from pipelines.command import main
 from pipelines.full_benchmark import build_pipeline
-from soco_core.config import load_recipe
 from soco_core.engine.component import read_recipe
+from soco_core.recipes import load_recipe
 
 
 def compiled(tmp_path: Path, *arguments: str) -> dict[str, Any]:

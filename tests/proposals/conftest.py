@@ -8,7 +8,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from soco_core.config import Recipe, parse_recipe
+from soco_core.config import Recipe
+from soco_core.recipes import parse_recipe
 
 Scene = Callable[[int, int, int], npt.NDArray[np.uint8]]
 

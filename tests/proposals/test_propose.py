@@ -17,18 +17,19 @@ from PIL import Image
 
 from soco_core.artifacts.proposals import ProposalRow, Proposals
 from soco_core.artifacts.result import ResultDirectory, open_result
-from soco_core.config import Recipe, parse_recipe
+from soco_core.config import Recipe
 from soco_core.errors import InputError, ResultLockedError, SocoError
 from soco_core.proposals import shards as shards_module
 from soco_core.proposals.shards import Journal, cut
 from soco_core.proposals.stage import merge_shards, propose, propose_shard
 from soco_core.proposals.workers import Workers
+from soco_core.recipes import parse_recipe
 
 MakeImages = Callable[..., Path]
 
 PROPOSE = """
 import sys
-from soco_core.config import parse_recipe
+from soco_core.recipes import parse_recipe
 from soco_core.proposals.stage import propose
 
 if __name__ == "__main__":

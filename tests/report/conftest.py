@@ -12,7 +12,8 @@ import pytest
 from soco_core.artifacts.benchmark import COLUMNS, BenchmarkResult
 from soco_core.artifacts.metrics import MetricsWriter
 from soco_core.artifacts.result import ResultDirectory, locate, writing
-from soco_core.config import Recipe, load_recipe
+from soco_core.config import Recipe
+from soco_core.recipes import load_recipe
 
 
 def draw(path: Path, colour: str) -> None:

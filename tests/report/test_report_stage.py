@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from soco_core.config import Recipe, parse_recipe
+from soco_core.config import Recipe
 from soco_core.errors import InputError
+from soco_core.recipes import parse_recipe
 from soco_core.report.stage import report
 
 if TYPE_CHECKING:
