@@ -10,6 +10,7 @@ import typer
 
 from soco_core.config import Recipe
 from soco_core.console import say
+from soco_core.engine.setup import share_cores
 from soco_core.errors import InterruptedStageError, SocoError, one_line
 from soco_core.recipes import load_recipe, named_recipes
 from soco_core.tracking import TrackingContext
@@ -171,6 +172,7 @@ def doctor(debug: DebugOption = False) -> None:
 
 def main() -> None:
     """Run the command line; an error is one line (a traceback with ``--debug``) and a non-zero status."""
+    share_cores()
     try:
         app()
     except InterruptedStageError as error:

@@ -10,7 +10,11 @@ from uuid import uuid4
 
 import pytest
 
+from soco_core.engine.setup import share_cores
+
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+share_cores()
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from soco_core.config import Recipe
 from soco_core.console import STAGE_LABEL, say
 from soco_core.engine.processes import end_with_pipeline
+from soco_core.engine.setup import share_cores
 from soco_core.errors import InterruptedStageError, SocoError
 from soco_core.recipes import load_recipe, parse_recipe
 
@@ -48,6 +49,7 @@ def stage_process(label: str) -> Iterator[StageOutcome]:
     """
     os.environ[STAGE_LABEL] = label
     end_with_pipeline()
+    share_cores()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     say(f"started (process {os.getpid()})")

@@ -44,3 +44,12 @@ def seed_everything(seed: int) -> None:
 def usable_cores() -> int:
     """Return the number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def share_cores() -> None:
+    """Let idle OpenMP threads sleep instead of spin; call it before torch is imported.
+
+    A spinning thread keeps its core from the data loader or another training: with two threads and one
+    core taken, a pretraining step took 5 to 18 s spinning and 1.7 s sleeping. Alone, the two are equal.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -44,7 +44,7 @@ def noised(path):
             x, y, width, height = np.array(item["bbox"]) + generator.normal(0, 3, 4)
             x, y, width, height = max(x, 0.0), max(y, 0.0), max(width, 2.0), max(height, 2.0)
             bitmap = np.zeros((128, 128), dtype=bool)
-            bitmap[int(y) : int(y + height) + 1, int(x) : int(x + width) + 1] = True
+            bitmap[int(y + height / 3) : int(y + height) + 1, int(x) : int(x + width) + 1] = True
             category = item["category_id"] if generator.random() < 0.8 else int(generator.integers(1, 7))
             found.append(
                 {

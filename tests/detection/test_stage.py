@@ -45,6 +45,15 @@ finetune:
 runtime: {device: cpu, workers: 0, checkpoint_steps: 2}
 """
 
+OVERFITTING = """
+model.fpn_channels=32 model.head_fc_size=64 demo_data.train_images=20 demo_data.image_size=96
+finetune.iterations=170 finetune.batch_size=4 finetune.learning_rate=0.05 finetune.warmup_iterations=20
+finetune.gradient_clip=5.0 finetune.milestones=[0.8] finetune.train_sizes=[96] finetune.test_size=96
+finetune.anchor_sizes=[24,40,64,96,128] finetune.canonical_box_size=84 finetune.proposals_train=100
+finetune.roi_batch_per_image=64 finetune.mask_channels=16 finetune.score_threshold=0.05
+finetune.precise_bn_images=40 runtime.checkpoint_steps=500
+"""
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> str:
@@ -165,7 +174,7 @@ def overfitting_data(tmp_path: Path, recipe: Recipe) -> str:
 
 def test_twenty_images_are_learnt_by_heart(tmp_path):
     """What must be seen of the issue: box AP50 of at least 0.6 on the images it was trained on, in about a minute."""
-    recipe = parse_recipe(TINY, OVERFITTING)
+    recipe = parse_recipe(TINY, OVERFITTING.split())
     place = overfitting_data(tmp_path, recipe)
     result = finetune(recipe, coco=place, init="scratch", output=str(tmp_path / "out"))
     metrics = BenchmarkResult.read(result.path / "metrics.json").metrics
