@@ -260,9 +260,9 @@ class DemoDataConfig(Section):
 
     train_images: PositiveInt = 240
     """Images with annotations to train on."""
-    val_images: PositiveInt = 60
+    val_images: PositiveInt = 50
     """Images with annotations to evaluate on."""
-    unlabelled_images: PositiveInt = 400
+    unlabelled_images: PositiveInt = 320
     """Images without annotations to pretrain on."""
     image_size: Annotated[int, Field(ge=64, le=1024)] = 160
     """Side of a scene in pixels."""

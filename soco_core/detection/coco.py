@@ -8,14 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Literal
 
 from soco_core.artifacts.fingerprint import file_sha256, fingerprint
 from soco_core.artifacts.result import open_result
 from soco_core.errors import InputError
 from soco_core.storage import is_s3
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Split = Literal["train", "val"]
 OVERHANG = 1.0
@@ -105,6 +106,8 @@ def usable(annotation: dict[str, Any]) -> bool:
 
 def polygons(annotation: dict[str, Any]) -> list[np.ndarray]:
     """Return the valid polygons of an annotation, float64 [2 x corners] each, x and y alternating."""
+    import numpy as np
+
     return [np.asarray(item, dtype=np.float64) for item in annotation["segmentation"] if _is_polygon(item)]
 
 

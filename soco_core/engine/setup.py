@@ -47,9 +47,10 @@ def usable_cores() -> int:
 
 
 def share_cores() -> None:
-    """Let idle OpenMP threads sleep instead of spin; call it before torch is imported.
+    """Let idle OpenMP threads spin briefly, then sleep; call it before torch is imported.
 
-    A spinning thread keeps its core from the data loader or another training: with two threads and one
-    core taken, a pretraining step took 5 to 18 s spinning and 1.7 s sleeping. Alone, the two are equal.
+    By default they spin for milliseconds and keep their core from the data loader or another training.
+    Measured with two threads (benchmarks/RESULTS.md): beside one busy process a pretraining step takes
+    3.6 times as long instead of 5 to 20 times; alone it is as fast as before.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")

@@ -47,7 +47,7 @@ runtime: {device: cpu, workers: 0, checkpoint_steps: 2}
 
 OVERFITTING = """
 model.fpn_channels=32 model.head_fc_size=64 demo_data.train_images=20 demo_data.image_size=96
-finetune.iterations=170 finetune.batch_size=4 finetune.learning_rate=0.05 finetune.warmup_iterations=20
+finetune.iterations=200 finetune.batch_size=4 finetune.learning_rate=0.05 finetune.warmup_iterations=20
 finetune.gradient_clip=5.0 finetune.milestones=[0.8] finetune.train_sizes=[96] finetune.test_size=96
 finetune.anchor_sizes=[24,40,64,96,128] finetune.canonical_box_size=84 finetune.proposals_train=100
 finetune.roi_batch_per_image=64 finetune.mask_channels=16 finetune.score_threshold=0.05
