@@ -16,8 +16,8 @@ from pipelines.submit import check_endpoint, endpoint, submit
 from soco_core.artifacts.benchmark import COLUMNS
 from soco_core.config import Recipe
 from soco_core.detection.coco import open_coco
-from soco_core.engine.component import EXIT_INPUT, one_line
-from soco_core.errors import InputError, SocoError
+from soco_core.engine.component import EXIT_INPUT
+from soco_core.errors import InputError, SocoError, one_line
 from soco_core.plan.inputs import check_images, check_weights
 from soco_core.recipes import load_recipe, named_recipes
 from soco_core.storage import is_s3, join, read_text

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.screen import Screen
-from soco_core.engine.component import EXIT_BUG, EXIT_STOPPED, one_line
+from soco_core.engine.component import EXIT_BUG, EXIT_STOPPED
 from soco_core.engine.processes import PIPELINE_PID
-from soco_core.errors import InputError
+from soco_core.errors import InputError, one_line
 from soco_core.plan.stage import end_run
 
 # kfp.local replaces this word by the path of the interpreter wherever it stands in a stage's arguments.

@@ -184,8 +184,9 @@ def main() -> None:
     except Exception as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
-        say(f"error: {one_line(error)}")
-        sys.exit(2 if isinstance(error, SocoError) else 1)
+        expected = isinstance(error, SocoError)
+        say(f"error: {one_line(error)}{'' if expected else ' (--debug shows the traceback)'}")
+        sys.exit(2 if expected else 1)
 
 
 def _recipe(name: str, overrides: list[str] | None) -> Recipe:

@@ -31,10 +31,10 @@ def one_line(error: BaseException) -> str:
     """Return what an error says as one line.
 
     An error from a data-loading process arrives with that process's traceback in its text; its last line
-    is the error itself. An unexpected error is named by its type, with the way to see more.
+    is the error itself. An unexpected error is named by its type.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(error, SocoError):
         last = lines[-1] if lines else type(error).__name__
         return last.removeprefix(f"{type(error).__module__}.{type(error).__qualname__}: ")
-    return f"{type(error).__name__}: {lines[-1] if lines else 'no message'} (--debug shows the traceback)"
+    return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"

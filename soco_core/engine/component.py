@@ -20,7 +20,7 @@ from soco_core.config import Recipe
 from soco_core.console import STAGE_LABEL, say
 from soco_core.engine.processes import end_with_pipeline
 from soco_core.engine.setup import share_cores
-from soco_core.errors import InterruptedStageError, SocoError
+from soco_core.errors import InterruptedStageError, SocoError, one_line
 from soco_core.recipes import load_recipe, parse_recipe
 
 EXIT_BUG = 1
@@ -65,7 +65,7 @@ def stage_process(label: str) -> Iterator[StageOutcome]:
         raise SystemExit(EXIT_INPUT) from None
     except Exception as error:
         traceback.print_exc()
-        say(f"error: {type(error).__name__}: {one_line(error)}")
+        say(f"error: {one_line(error)}")
         raise SystemExit(EXIT_BUG) from None
     say(f"done in {time.monotonic() - began:.1f} s: {outcome.result}")
 
@@ -79,8 +79,3 @@ def read_recipe(value: str) -> Recipe:
     if "\n" in value or ":" in value:
         return parse_recipe(value, source="parameter `recipe`")
     return load_recipe(value)
-
-
-def one_line(error: BaseException) -> str:
-    """Return an error's text on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
