@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from soco_core.storage import atomic_file
+
+if TYPE_CHECKING:
+    from soco_core.artifacts.result import ResultDirectory
 
 
 class MetricsWriter:
@@ -32,6 +36,11 @@ class MetricsWriter:
         """Append one step (counted from 0)."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
+
+    def keep(self, result: ResultDirectory) -> None:
+        """Bring the lines to disk, and to where users find them; called before their checkpoint is written."""
+        os.fsync(self._file.fileno())
+        result.publish(Path(self._file.name))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -29,6 +29,7 @@ BOXES = "kept.arrow"
 TABLES = "tables"
 ROWS_PER_TABLE = 100_000
 
+FingerprintMode = Literal["contents", "sizes"]
 FilterStep = Literal["strict", "aspect_ratio", "min_side", "whole_image"]
 FILTER_STEPS: tuple[FilterStep, ...] = get_args(FilterStep)
 
@@ -176,6 +177,7 @@ class Proposals:
         self.image_set: str = manifest["image_set"]["root"]
         """Root folder of the images when the proposals were made."""
         self.image_set_fingerprint: str = manifest["image_set"]["fingerprint"]
+        self.fingerprint_mode: FingerprintMode = manifest["image_set"]["fingerprint_mode"]
         """What :meth:`soco_core.images.ImageSet.fingerprint` gave."""
         self._ids = batch.column("id")
         self._kept_by = batch.column("kept_by")

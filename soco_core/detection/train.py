@@ -65,6 +65,7 @@ def train(
             finished = step + 1
             stop = guard.signal is not None
             if finished % runtime.checkpoint_steps == 0 or finished == settings.iterations or stop:
+                metrics.keep(result)
                 checkpoints.save(finished, {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
                 guard.stop_if_asked(f"step {finished} is saved")
 

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from soco_core.artifacts.proposals import Proposals
@@ -37,6 +38,13 @@ class ViewDataset(Dataset[list[View]]):
                 f"{self.image_set.root}/{name}: {error}, but it could be read when the proposals were made; "
                 "restore the file, or make the proposals again"
             ) from error
+        height, width = image.shape[:2]
+        if (width, height) != self.proposals.size(number):
+            then = "x".join(map(str, self.proposals.size(number)))
+            raise InputError(
+                f"{self.image_set.root}/{name}: {width}x{height} pixels, but {then} when the proposals were made; "
+                "restore the file, or make the proposals again"
+            )
         generator = image_generator(self.recipe.seed, epoch, number)
         return construct_views(image, self.proposals.boxes(number), self.recipe.views, generator)
 
@@ -75,9 +83,17 @@ class EpochBatches(Sampler[list[Key]]):
             yield [(epoch, number) for number in order[first : first + self.batch_size]]
 
 
-def view_loader(dataset: ViewDataset, batches: EpochBatches, workers: int) -> DataLoader[list[View]]:
+def view_loader(
+    dataset: ViewDataset, batches: EpochBatches, workers: int, device: torch.device
+) -> DataLoader[list[View]]:
     """Load batches of views in `workers` processes (in this one, if 0)."""
-    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, worker_init_fn=_start_worker)
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        worker_init_fn=_start_worker,
+        pin_memory=device.type == "cuda",
+    )
 
 
 def _start_worker(_: int) -> None:

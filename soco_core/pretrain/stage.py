@@ -59,7 +59,7 @@ def pretrain(
 
         boxes = Proposals.open(source)
         if images is not None:
-            found = open_image_set(images).fingerprint(recipe.images.fingerprint)
+            found = open_image_set(images).fingerprint(boxes.fingerprint_mode)
             if found != boxes.image_set_fingerprint:
                 raise InputError(
                     f"{images}: not the images that the proposals {proposals} were made for (fingerprint {found}, "

@@ -17,7 +17,7 @@ from soco_core.engine.checkpoints import Checkpointer
 from soco_core.engine.interrupt import InterruptGuard
 from soco_core.engine.progress import Progress
 from soco_core.engine.setup import choose_device, seed_everything
-from soco_core.errors import SocoError
+from soco_core.errors import InputError, SocoError
 from soco_core.models.soco import SoCo, ViewBatch
 from soco_core.pretrain.data import EpochBatches, ViewDataset, view_loader
 from soco_core.pretrain.lars import LARS
@@ -52,6 +52,10 @@ class Trainer:
             weight_decay=config.weight_decay,
             trust_coefficient=config.trust_coefficient,
         )
+        if len(dataset.proposals) < 2:
+            raise InputError(
+                f"{dataset.image_set.root}: only one usable image; batch norm needs at least two, so add more"
+            )
         self.batch_size = min(config.batch_size, len(dataset.proposals))
         if self.batch_size < config.batch_size:
             say(
@@ -83,16 +87,18 @@ class Trainer:
         metrics = MetricsWriter(self.result.path / "metrics.jsonl", self.step)
         progress = Progress("pretrain", self.total_steps, self.step, "steps")
         with InterruptGuard() as guard, metrics, progress:
-            for batch in view_loader(self.dataset, batches, self.recipe.runtime.workers):
-                began = time.perf_counter()
+            began = time.perf_counter()
+            for batch in view_loader(self.dataset, batches, self.recipe.runtime.workers, self.device):
                 values = self._train_step(prepare(batch, self.device))
                 metrics.write(self.step, values)
                 if self.step % self.recipe.runtime.log_steps == 0 or self.step == self.total_steps - 1:
                     self.tracker.log(self.step, {**values, "seconds_per_step": time.perf_counter() - began})
+                began = time.perf_counter()
                 self.step += 1
                 progress.advance(note=f"loss {values['loss']:.3f}, spread {values['embedding_std']:.2f}")
                 due = self.step % self.recipe.runtime.checkpoint_steps == 0 or self.step == self.total_steps
                 if due or guard.signal is not None:
+                    metrics.keep(self.result)
                     self._save()
                     guard.stop_if_asked(f"the state after step {self.step} of {self.total_steps} is saved")
         losses = [entry["loss"] for entry in read_metrics(self.result.path / "metrics.jsonl")]
@@ -131,10 +137,8 @@ class Trainer:
         state = {
             "networks": self.networks.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "fingerprint": self.result.fingerprint,
         }
         self.checkpointer.save(self.step, state)
-        self.result.publish(self.result.path / "metrics.jsonl")
 
     def _resume(self) -> None:
         state = self.checkpointer.load_latest()

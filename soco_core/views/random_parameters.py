@@ -47,7 +47,8 @@ class Augmentation(NamedTuple):
 
 def image_generator(seed: int, epoch: int, image: int) -> np.random.Generator:
     """Return the generator of an image's views: no worker and no position in a batch has a say."""
-    return np.random.default_rng([seed, epoch, image])
+    # NumPy takes [seed, epoch] and [seed, epoch, 0] for the same seed; the former draws the epoch's order.
+    return np.random.default_rng([seed, epoch, image + 1])
 
 
 def draw_crop(config: ViewsConfig, generator: np.random.Generator) -> Crop:
