@@ -15,11 +15,11 @@ help:  ## Show what can be done here
 setup: $(INSTALLED)  ## Install into .venv (needs Python 3.11 or 3.12; 6 GB, 3 to 10 minutes)
 
 $(INSTALLED): pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is missing; run: sudo apt install python3 python3-venv"; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is missing; run: sudo apt install python3 python3-venv" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
-	  { echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1), but soco needs 3.11 or 3.12; name another one with: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	  { echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1), but soco needs 3.11 or 3.12; name another one with: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
-	  { echo "error: python3-venv is missing; run: sudo apt install python3-venv"; exit 1; }
+	  { echo "error: python3-venv is missing; run: sudo apt install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[pipelines,dev]'
 	@touch $@

@@ -7,6 +7,7 @@ import traceback
 from typing import Annotated
 
 import typer
+from typer.exceptions import TyperException
 
 from soco_core.config import Recipe
 from soco_core.console import say
@@ -35,6 +36,7 @@ DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback o
 
 DEFAULT_RECIPE = "soco-fpn-100ep"
 DEFAULT_OUTPUT = "runs"
+STOPPED = 130
 
 
 @app.command("demo-data")
@@ -67,6 +69,8 @@ def propose(
     from soco_core.proposals import stage
 
     chosen = _recipe(recipe, overrides)
+    if shard and (merge or shards > 1):
+        raise SocoError("--shard I/N stands alone: it names one shard and their number; leave --shards and --merge out")
     if shard:
         index, count = _parse_shard(shard)
         print(stage.propose_shard(chosen, images=images, output=output, index=index, count=count))
@@ -174,19 +178,23 @@ def main() -> None:
     """Run the command line; an error is one line (a traceback with ``--debug``) and a non-zero status."""
     share_cores()
     try:
-        app()
+        status = app(standalone_mode=False)
     except InterruptedStageError as error:
         say(one_line(error))
-        sys.exit(130)
-    except KeyboardInterrupt:
-        say("stopped; run the same command to go on")
-        sys.exit(130)
+        sys.exit(STOPPED)
+    except TyperException as error:
+        if error.format_message():  # `soco` alone has none: its help is shown
+            say(f"error: {error.format_message()} (--help lists what there is)")
+        sys.exit(2)
     except Exception as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
         expected = isinstance(error, SocoError)
         say(f"error: {one_line(error)}{'' if expected else ' (--debug shows the traceback)'}")
         sys.exit(2 if expected else 1)
+    if status == STOPPED:  # typer's answer to KeyboardInterrupt
+        say("stopped; run the same command to go on")
+    sys.exit(status or 0)
 
 
 def _recipe(name: str, overrides: list[str] | None) -> Recipe:

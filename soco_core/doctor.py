@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import sys
 from dataclasses import dataclass
@@ -104,8 +105,14 @@ def _device() -> Finding:
     major, minor = torch.cuda.get_device_capability()
     architecture = f"sm_{major}{minor}"
     name = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()} ({architecture})"
-    built = architecture in torch.cuda.get_arch_list()
+    built = runs_on(major, minor, torch.cuda.get_arch_list())
     return Finding("GPU", built, False, name, f"install a torch build for {architecture} (V100: the cu126 wheels)")
+
+
+def runs_on(major: int, minor: int, built_for: list[str]) -> bool:
+    """Tell whether a torch build runs on a GPU: code for sm_86 runs on sm_89, but not on sm_90 or sm_80."""
+    found = (re.fullmatch(r"sm_(\d+)(\d)[a-z]?", name) for name in built_for)
+    return any(match and int(match[1]) == major and int(match[2]) <= minor for match in found)
 
 
 def _memory() -> Finding:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from soco_core.doctor import runs_on
 from soco_core.recipes import load_recipe, parse_recipe
 
 SOCO = Path(sys.executable).with_name("soco")
@@ -43,6 +44,11 @@ def test_recipe_prints_what_reads_back() -> None:
         (["propose", "--images", ".", "--recipe", "demo"], ["image"]),
         (["propose", "--images", ".", "--set", "proposals.scael=3"], ["proposals.scael", "'scale'"]),
         (["propose", "--images", ".", "--shard", "3/2"], ["3/2", "I/N"]),
+        (["propose", "--images", ".", "--shard", "1/2", "--merge"], ["--shard", "--merge"]),
+        (["propose", "--images", ".", "--shards", "0"], ["--shards"]),
+        (["pretrain"], ["--proposals"]),
+        (["pretrain", "--proposal", "x"], ["--proposal"]),
+        (["pretrian"], ["pretrian"]),
         (["pretrain", "--proposals", "nowhere"], ["nowhere", "done.json"]),
         (["convert", "--pretrained", "nowhere"], ["nowhere", "done.json"]),
         (["finetune", "--coco", "nowhere"], ["nowhere"]),
@@ -74,6 +80,21 @@ def test_doctor_says_that_the_stages_can_run() -> None:
     assert done.returncode == 0, done.stdout
     assert "Every stage can run here." in done.stdout
     assert "OpenCV ximgproc" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("gpu", "built_for", "runs"),
+    [
+        ((7, 0), ["sm_75", "sm_80", "sm_90"], False),  # a V100 and PyPI's torch 2.11
+        ((7, 0), ["sm_70", "sm_80"], True),
+        ((8, 9), ["sm_80", "sm_86", "sm_90"], True),
+        ((9, 0), ["sm_80", "sm_90a"], True),
+        ((10, 0), ["sm_90"], False),
+        ((12, 0), ["sm_100", "sm_120"], True),
+    ],
+)
+def test_doctor_knows_which_gpus_a_torch_build_runs_on(gpu: tuple[int, int], built_for: list[str], runs: bool) -> None:
+    assert runs_on(*gpu, built_for) is runs
 
 
 def test_doctor_names_what_is_missing_and_the_remedy() -> None:

@@ -12,10 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw
 
 from soco_core.artifacts.metrics import read_metrics
 from soco_core.artifacts.weights import load_canonical
+from soco_core.engine.checkpoints import load_checkpoint
+from soco_core.models.soco import OnlineNetwork
+from soco_core.recipes import load_recipe
 
 SOCO = Path(sys.executable).with_name("soco")
 SMALL = [
@@ -25,12 +29,12 @@ SMALL = [
     "model.head_fc_size=32",
     "model.hidden_size=32",
     "model.embedding_size=16",
-    "pretrain.epochs=4",
+    "pretrain.epochs=6",
     "pretrain.batch_size=4",
     "runtime.workers=1",
     "runtime.checkpoint_steps=2",
 ]
-STEPS = 8
+STEPS = 12
 
 
 def command(stage: str, *arguments: str, sets: list[str] | None = None) -> list[str]:
@@ -169,6 +173,55 @@ def test_an_image_that_vanished_is_named_in_one_line(tmp_path: Path) -> None:
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ")
     assert "02.png" in last
+
+
+def test_an_image_of_another_size_than_before_is_refused(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", 4)
+    found = run("propose", "--images", str(tmp_path / "images"), "--output", str(tmp_path))
+    Image.new("RGB", (99, 77)).save(tmp_path / "images" / "01.png")
+    done = run("pretrain", "--proposals", found.stdout.strip(), "--output", str(tmp_path))
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "01.png: 99x77 pixels, but 150x120" in last
+
+
+def test_a_single_image_is_refused(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", 1)
+    found = run("propose", "--images", str(tmp_path / "images"), "--output", str(tmp_path))
+    done = run("pretrain", "--proposals", found.stdout.strip(), "--output", str(tmp_path))
+    assert done.returncode == 2
+    assert "only one usable image" in done.stderr.strip().splitlines()[-1]
+
+
+def test_images_are_recognised_by_the_mode_that_named_them(proposals: str, tmp_path: Path) -> None:
+    images = str(Path(proposals).parents[2] / "images")
+    sets = [*SMALL, "images.fingerprint=sizes", "pretrain.epochs=2"]
+    done = run("pretrain", "--proposals", proposals, "--images", images, "--output", str(tmp_path), sets=sets)
+    assert done.returncode == 0, done.stderr
+
+
+def test_each_step_applies_the_scheduled_coefficient_and_rate(proposals: str, tmp_path: Path) -> None:
+    """From the checkpoints of two steps: what the target and the weights of the online network became."""
+    sets = [*SMALL, "pretrain.epochs=2", "runtime.checkpoint_steps=1", "runtime.checkpoints_kept=9"]
+    done = run("pretrain", "--proposals", proposals, "--output", str(tmp_path), sets=sets)
+    folder = Path(done.stdout.strip())
+    entries = read_metrics(folder / "metrics.jsonl")
+    states = {step: load_checkpoint(folder / "checkpoints" / f"step-{step:08d}.pt") for step in (2, 3)}
+    before, after = states[2]["networks"], states[3]["networks"]
+    momentum = {i: state["momentum"] for i, state in states[3]["optimizer"]["state"].items()}
+    # The optimiser numbers its tensors group by group: weights first, then the one-dimensional ones.
+    names = [name for name, _ in OnlineNetwork(load_recipe("demo", sets).model).named_parameters()]
+    shapes = {name: before[f"online.{name}"].ndim for name in names}
+    numbered = [n for n in names if shapes[n] > 1] + [n for n in names if shapes[n] <= 1]
+    assert entries[2]["learning_rate"] > 0.01
+    for number, name in enumerate(numbered):
+        old = before[f"online.{name}"]
+        expected = old - entries[2]["learning_rate"] * momentum[number]
+        torch.testing.assert_close(after[f"online.{name}"], expected, atol=1e-6, rtol=1e-5)
+        if f"target.{name}" in before:
+            moved = torch.lerp(before[f"target.{name}"], old, 1 - entries[2]["ema"])
+            torch.testing.assert_close(after[f"target.{name}"], moved, atol=1e-6, rtol=1e-5)
 
 
 def test_nasty_files_do_not_stop_the_run(shared_data: Path, tmp_path: Path) -> None:

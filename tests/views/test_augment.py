@@ -92,6 +92,28 @@ def test_whole_pipeline_equals_torchvision_on_uint8(images: torch.Tensor) -> Non
         assert close.float().mean() > 0.99
 
 
+def test_operations_come_in_byols_order(images: torch.Tensor) -> None:
+    """Flip, colour, grayscale, blur, solarise: each image with its own draw."""
+    pixels = (images * 255).byte()
+    drawn = torch.tensor([True, False, True, True, True, True])
+    blurred = torch.tensor([True, False, True, False, True, True])
+    sigma = torch.tensor([0.4, 0.7, 1.0, 1.3, 1.6, 2.0])
+    gray = torch.tensor([False, True, True, False, False, True])
+    bright = torch.linspace(0.7, 1.3, N)
+    every = torch.ones(N, dtype=torch.bool)
+    a = parameters(colour=drawn, brightness=bright, grayscale=gray, blur=blurred, sigma=sigma, solarise=every)
+    result = ours.augment(pixels, a)
+    for i in range(N):
+        x = pixels[i].float() / 255
+        x = tvf.adjust_brightness(x, bright[i].item()) if drawn[i] else x
+        x = tvf.rgb_to_grayscale(x, 3) if gray[i] else x
+        x = tvf.gaussian_blur(x, [13, 13], [sigma[i].item()] * 2) if blurred[i] else x
+        away = (x - ours.SOLARISE_THRESHOLD).abs() > 1e-4
+        x = ours.normalise(tvf.solarize(x, ours.SOLARISE_THRESHOLD)[None])[0]
+        assert away.float().mean() > 0.9
+        torch.testing.assert_close(result[i][away], x[away], atol=2e-4, rtol=0)
+
+
 def test_normalisation_uses_detectron2s_constants() -> None:
     pixels = torch.full((1, 3, 40, 40), 255, dtype=torch.uint8)
     one = Augmentation(*(field[:1] for field in parameters()))

@@ -67,6 +67,23 @@ def test_short_lists_are_repeated_and_long_ones_drawn_without_repetition() -> No
     assert len(torch.unique(drawn, dim=0)) == 4
 
 
+def test_box_i_is_the_same_proposal_in_each_view() -> None:
+    whole = ViewsConfig(crop_min_scale=1.0, crop_max_aspect_ratio=1.0, jitter_probability=0.0, flip_probability=0.0)
+    many = np.array([[x, 40, x + 90, 160] for x in range(60, 180, 10)], np.float32)
+    first, second, third = build(whole, many)
+    assert len(torch.unique(first.boxes, dim=0)) == 4
+    torch.testing.assert_close(second.boxes, first.boxes)
+    torch.testing.assert_close(third.boxes, first.boxes / 2)
+
+
+@pytest.mark.parametrize("number", range(40))
+def test_proposals_outside_the_crop_are_dropped(number: int) -> None:
+    corners = np.array([[0, 0, 30, 20], [290, 0, 320, 20], [0, 180, 30, 200], [290, 180, 320, 200]], np.float32)
+    config = ViewsConfig(crop_max_scale=0.6, jitter_probability=0.0)
+    for view in build(config, corners, number):
+        assert bool((view.boxes[:, 2:] > view.boxes[:, :2]).all())
+
+
 def test_an_image_without_a_usable_proposal_gives_the_whole_view() -> None:
     nothing = np.zeros((0, 4), np.float32)
     views = build(PLAIN, nothing)
@@ -112,6 +129,24 @@ def test_crops_cover_the_stated_range() -> None:
     assert 1.25 < aspects.max() <= 1.36
     assert (crops[:, 0] + crops[:, 2] <= 224).all()
     assert (crops[:, 1] + crops[:, 3] <= 224).all()
+
+
+def test_factors_cover_the_stated_ranges() -> None:
+    generator = np.random.default_rng(0)
+    drawn = [draw_augmentation(PAPER, True, generator) for _ in range(2000)]
+    ranges = {
+        "brightness": (0.6, 1.4),
+        "contrast": (0.6, 1.4),
+        "saturation": (0.8, 1.2),
+        "hue": (-0.1, 0.1),
+        "sigma": (0.1, 2.0),
+    }
+    for name, (low, high) in ranges.items():
+        values = np.array([float(getattr(a, name)) for a in drawn])
+        margin = 0.01 * (high - low)
+        assert low <= values.min() < low + margin
+        assert high - margin < values.max() <= high
+        assert values.mean() == pytest.approx((low + high) / 2, abs=0.03 * (high - low))
 
 
 def test_rates_are_the_papers() -> None:
