@@ -1,18 +1,24 @@
-"""docs/recipes.md says what config.py says; SOCO_WRITE_DOCS=1 writes the page instead of comparing it."""
+"""The pages: no dead link, and docs/recipes.md says what config.py says (SOCO_WRITE_DOCS=1 writes it)."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from pydantic import BaseModel
 
 from soco_core.config import Recipe
 from soco_core.recipes import load_recipe, named_recipes, parse_recipe
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "recipes.md"
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "recipes.md"
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob("components/*/*.md")]
+)
 BEGIN, END = "<!-- fields: begin -->\n", "<!-- fields: end -->\n"
 
 
@@ -66,3 +72,12 @@ def test_the_example_on_the_page_is_valid() -> None:
     assert recipe.name == "birds"
     assert recipe.pretrain.epochs == 200
     assert recipe.pretrain.momentum == load_recipe("soco-fpn-100ep").pretrain.momentum
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere_and_nothing_is_left_to_fill_in(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert not re.findall(r"@[A-Z_]+@", text)
+    for target in re.findall(r"\]\(([^)#\s]+)", text):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target

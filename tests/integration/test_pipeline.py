@@ -159,6 +159,20 @@ def test_killed_in_pretraining_it_goes_on_and_no_orphan_writes(
     assert numbers(output) == numbers(unbroken[0])
 
 
+@pytest.mark.slow
+def test_real_images_run_to_the_report(shared_data: Path, tmp_path: Path) -> None:
+    data = ("--images", str(shared_data / "imagenet-sample"), "--coco", str(shared_data / "coco-mini"))
+    done = run(tmp_path / "out", *data, "--set", "pretrain.batch_size=100", "--set", "pretrain.epochs=2")
+    assert done.returncode == 0, done.stderr
+    found = results(tmp_path / "out")
+    manifest = json.loads((found["proposals"][0] / "manifest.json").read_text())
+    assert manifest["images"] == {"good": 800, "bad": 0}
+    for folder in found["finetune"]:
+        entry = json.loads((folder / "metrics.json").read_text())
+        assert (entry["train_images"], entry["val_images"]) == (131, 33)
+        assert all(0 <= value <= 100 for value in entry["metrics"].values())
+
+
 def wait_for_step(output: Path, step: int, process: subprocess.Popen[bytes]) -> Path:
     deadline = time.monotonic() + 400
     while time.monotonic() < deadline:
