@@ -18,9 +18,8 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from soco_core.detection.masks import Mask, mask_target
+from soco_core.models.backbone import PIXEL_MEAN, PIXEL_STD, STRIDES
 
-STRIDES = (4, 8, 16, 32)
-"""Strides of P2..P5."""
 CANONICAL_LEVEL = 4
 
 
@@ -211,8 +210,9 @@ class NoResize(GeneralizedRCNNTransform):
     """
 
     def __init__(self) -> None:
-        mean, deviation = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
-        super().__init__(min_size=1, max_size=1, image_mean=mean, image_std=deviation, size_divisible=32)
+        super().__init__(
+            min_size=1, max_size=1, image_mean=list(PIXEL_MEAN), image_std=list(PIXEL_STD), size_divisible=32
+        )
 
     def resize(self, image: Tensor, target: Any = None) -> tuple[Tensor, Any]:
         """Return the image as it is."""

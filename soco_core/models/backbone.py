@@ -10,6 +10,9 @@ from soco_core.config import ModelConfig
 
 STRIDES = (4, 8, 16, 32)
 """Strides of P2..P5 (and of C2..C5) in pixels."""
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+"""ImageNet's RGB mean and standard deviation in 0..255; weights carry over only if all training shares them."""
 
 
 class Encoder(nn.Module):

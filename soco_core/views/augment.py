@@ -13,11 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from soco_core.models.backbone import PIXEL_MEAN, PIXEL_STD
 from soco_core.views.random_parameters import Augmentation
 
-MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
-STD = (58.395 / 255, 57.12 / 255, 57.375 / 255)
-"""ImageNet's RGB mean and standard deviation, as in detectron2's configurations for such weights."""
 BLUR_SIGMAS = 3.0
 """The blur's kernel reaches this many standard deviations (of the largest sigma in the batch)."""
 SOLARISE_THRESHOLD = 128 / 255
@@ -47,13 +45,13 @@ def augment(images: Tensor, augmentation: Augmentation) -> Tensor:
 
 
 def normalise(images: Tensor) -> Tensor:
-    """Subtract `MEAN` and divide by `STD`; RGB in [0, 1], float [N, 3, H, W]."""
-    return (images - _channels(MEAN, images)) / _channels(STD, images)
+    """Subtract the pixel mean and divide by the deviation; RGB in [0, 1], float [N, 3, H, W]."""
+    return (images - _channels(PIXEL_MEAN, images)) / _channels(PIXEL_STD, images)
 
 
 def denormalise(images: Tensor) -> Tensor:
     """Undo :func:`normalise`, for pictures."""
-    return (images * _channels(STD, images) + _channels(MEAN, images)).clamp(0, 1)
+    return (images * _channels(PIXEL_STD, images) + _channels(PIXEL_MEAN, images)).clamp(0, 1)
 
 
 def distort_colour(images: Tensor, augmentation: Augmentation) -> Tensor:
@@ -128,4 +126,4 @@ def _per_image(values: Tensor) -> Tensor:
 
 
 def _channels(values: tuple[float, float, float], like: Tensor) -> Tensor:
-    return torch.tensor(values, device=like.device, dtype=like.dtype)[:, None, None]
+    return torch.tensor(values, device=like.device, dtype=like.dtype)[:, None, None] / 255
