@@ -28,13 +28,16 @@ class InterruptedStageError(SocoError):
 
 
 def one_line(error: BaseException) -> str:
-    """Return what an error says as one line.
+    """Return what an error says as one line; an unexpected one is named by its type.
 
-    An error from a data-loading process arrives with that process's traceback in its text; its last line
-    is the error itself. An unexpected error is named by its type.
+    An error from a data-loading process arrives with that process's traceback in its text; the last line
+    of that is the error itself.
     """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = str(error).strip()
+    if "Traceback (most recent call last)" in text:
+        name = f"{type(error).__module__}.{type(error).__qualname__}: "
+        text = text.splitlines()[-1].strip().removeprefix(name)
+    line = " ".join(text.split())
     if isinstance(error, SocoError):
-        last = lines[-1] if lines else type(error).__name__
-        return last.removeprefix(f"{type(error).__module__}.{type(error).__qualname__}: ")
-    return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"
+        return line or type(error).__name__
+    return f"{type(error).__name__}: {line or 'no message'}"
