@@ -27,7 +27,7 @@ ROWS = [
     ProposalRow("c.jpg", 8, 4, np.array([[0, 0, 8, 4]], np.float32), "whole_image"),
     ProposalRow("d.jpg", 5, 6, np.array([[0, 0, 5, 6], [0, 0, 5, 5], [1, 1, 5, 5]], np.float32), "aspect_ratio"),
 ]
-HEADER = {"image_set": {"root": "/data/set", "fingerprint": "f" * 16}}
+HEADER = {"image_set": {"root": "/data/set", "fingerprint": "f" * 16, "fingerprint_mode": "contents"}}
 
 
 @pytest.fixture
@@ -68,6 +68,7 @@ def test_the_reader_gives_the_good_images(merged: Path) -> None:
     assert len(proposals) == 3
     assert proposals.image_set == "/data/set"
     assert proposals.image_set_fingerprint == "f" * 16
+    assert proposals.fingerprint_mode == "contents"
     for i, row in enumerate(good):
         assert (proposals.id(i), proposals.size(i), proposals.kept_by(i)) == (
             row.id,

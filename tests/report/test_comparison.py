@@ -70,8 +70,8 @@ def test_another_backbone_and_a_short_pretraining_are_named(results: Results, de
     )
     assert {"model.backbone", "model.fpn_channels", "iterations"} <= whats(scratch)
     assert whats(soco) - whats(scratch) == {
-        "pretraining images", "pretraining epochs", "pretrain.batch_size", "pretrain.warmup_epochs", "views.size",
-        "views.small_size",
+        "pretraining images", "pretraining epochs", "pretrain.batch_size", "pretrain.base_learning_rate",
+        "pretrain.warmup_epochs", "views.size", "views.small_size", "views.blur_max_sigma",
     }  # fmt: skip
     assert scratch.shortened
 
