@@ -22,6 +22,8 @@ from uuid import uuid4
 from soco_core import storage
 from soco_core.errors import InputError, ResultLockedError
 
+PATIENCE_SECONDS = 1.5
+"""A worker that a killed process had just forked lets go of its lock only once it gets to run."""
 S3_LEASE_SECONDS = 60.0
 S3_RENEWAL_SECONDS = 15.0
 
@@ -40,7 +42,7 @@ def local_lock(path: Path, what: str) -> Iterator[None]:
     lock = filelock.FileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=PATIENCE_SECONDS)
     except filelock.Timeout as error:
         raise ResultLockedError(
             f"{what} is being written by {_read_holder(holder)}; wait for it to end, or stop it and run this again"
