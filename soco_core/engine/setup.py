@@ -51,6 +51,6 @@ def share_cores() -> None:
 
     By default they spin for milliseconds and keep their core from the data loader or another training.
     Measured with two threads (benchmarks/RESULTS.md): beside one busy process a pretraining step takes
-    3.6 times as long instead of 5 to 20 times; alone it is as fast as before.
+    3.7 times as long instead of 2 to 12 times, varying from step to step; alone it is as fast as before.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
