@@ -9,6 +9,7 @@ python pipelines/full_benchmark.py --submit   run on a cluster
 import inspect
 import sys
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from kfp import dsl
@@ -16,52 +17,42 @@ from kfp import dsl
 from components.convert.component import convert
 from components.demo_data.component import demo_data
 from components.finetune.component import finetune
-from components.merge_proposals.component import merge_proposals
 from components.plan.component import plan
 from components.pretrain.component import pretrain
-from components.propose.component import propose
 from components.report.component import report
+from pipelines.proposals import DEFAULT_SHARDS, ShardTasks, proposals_part
+from pipelines.tasks import add_task
 
 NAME = "soco-full-benchmark"
 
 
 def build_pipeline(
-    *, image: str, shards: int, demo: bool, supervised: bool, defaults: Mapping[str, str] | None = None
+    *,
+    image: str,
+    demo: bool,
+    supervised: bool,
+    shard_tasks: ShardTasks,
+    defaults: Mapping[str, str | int] | None = None,
 ) -> Any:
     """Build the DAG; what is known now is unrolled, so that every task can be seen in it.
 
     Args:
         image: container image of the stages.
-        shards: parts into which the images are divided for the proposals.
         demo: render images and a COCO-format data set instead of taking `images` and `coco`.
         supervised: also finetune from the weights file `supervised`.
+        shard_tasks: limits, resources and retries of the proposals' shards.
         defaults: values of parameters that a run need not give.
 
     Returns:
-        A kfp pipeline. Its parameters, all strings: recipe, output, tracking_uri; images and coco
-        unless `demo`; supervised if `supervised`. It returns the report's result directory.
+        A kfp pipeline. Its parameters: the int shards (parts into which the images are divided for the
+        proposals), and the strings recipe, output, tracking_uri; images and coco unless `demo`; supervised
+        if `supervised`. It returns the report's result directory.
     """
     inputs = [*([] if demo else ["images", "coco"]), *(["supervised"] if supervised else [])]
-    names = ["recipe", *inputs, "output", "tracking_uri"]
+    names = ["recipe", *inputs, "output", "tracking_uri", "shards"]
 
-    def run(component: Any, name: str = "", **arguments: Any) -> Any:
-        task = component(**arguments).set_container_image(image).set_caching_options(False)
-        return task.set_display_name(name) if name else task
-
-    # A pipeline of its own: in a loop, kfp.local replaces every output of a task outside the loop by the
-    # loop's item, without a word. For the same reason the loop is over one flat list of strings.
-    @dsl.pipeline(name="propose-all")
-    def propose_all(recipe: str, images: str, output: str, tracking: str) -> str:
-        with dsl.ParallelFor([f"{index}/{shards}" for index in range(shards)]) as shard:
-            done = run(propose, shard=shard, recipe=recipe, images=images, output=output)
-        return run(
-            merge_proposals,
-            shards=dsl.Collected(done.output),
-            recipe=recipe,
-            images=images,
-            output=output,
-            tracking=tracking,
-        ).output
+    run = partial(add_task, image=image)
+    propose_all = proposals_part(image, shard_tasks)
 
     def stages(*values: Any) -> Any:
         given = dict(zip(names, values, strict=True))
@@ -82,25 +73,28 @@ def build_pipeline(
         ).outputs
         common = {"recipe": planned["recipe"], "tracking": planned["tracking"], "output": given["output"]}
 
-        proposals = propose_all(images=images, **common).output
+        proposals = propose_all(shards=given["shards"], images=images, **common)
         pretrained = run(pretrain, proposals=proposals, images=images, **common).output
         converted = run(convert, pretrained=pretrained, **common).output
 
         rows = {"Scratch": "scratch", **({"Supervised": weights} if supervised else {}), "SoCo": converted}
         benchmarks = {
-            method.lower(): run(finetune, f"finetune {method}", method=method, init=init, coco=coco, **common).outputs[
-                "Output"
-            ]
+            method.lower(): run(
+                finetune, name=f"finetune {method}", method=method, init=init, coco=coco, **common
+            ).outputs["Output"]
             for method, init in rows.items()
         }
         return run(
             report, plan=planned["result"], proposals=proposals, pretrained=pretrained, **benchmarks, **common
         ).outputs["Output"]
 
-    known = {"tracking_uri": "", **(defaults or {})}
+    known = {"tracking_uri": "", "shards": DEFAULT_SHARDS, **(defaults or {})}
     parameters = [
         inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, annotation=str, default=known.get(name, inspect.Parameter.empty)
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            annotation=int if name == "shards" else str,
+            default=known.get(name, inspect.Parameter.empty),
         )
         for name in names
     ]

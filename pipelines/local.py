@@ -17,7 +17,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from pipelines.screen import Screen
+from pipelines.screen import RunEnded, Screen
 from soco_core.engine.component import EXIT_BUG, EXIT_STOPPED
 from soco_core.engine.processes import PIPELINE_PID
 from soco_core.errors import InputError, one_line
@@ -27,13 +27,14 @@ from soco_core.plan.stage import end_run
 REWRITTEN_WORD = "python3"
 
 
-def refuse_rewritten(arguments: Mapping[str, str]) -> None:
+def refuse_rewritten(arguments: Mapping[str, Any]) -> None:
     """Refuse arguments (and a temporary folder) that kfp.local would silently change.
 
     Raises:
         InputError: naming the argument.
     """
-    for name, value in {**arguments, "TMPDIR": tempfile.gettempdir()}.items():
+    for name, given in {**arguments, "TMPDIR": tempfile.gettempdir()}.items():
+        value = str(given)
         if REWRITTEN_WORD in value:
             shown = value if "\n" not in value else "its text"
             raise InputError(
@@ -41,7 +42,15 @@ def refuse_rewritten(arguments: Mapping[str, str]) -> None:
             )
 
 
-def run_local(pipeline: Any, arguments: Mapping[str, str], *, log: Path, title: str, debug: bool) -> str | int:
+def run_local(
+    pipeline: Any,
+    arguments: Mapping[str, Any],
+    *,
+    log: Path,
+    title: str,
+    retries: Mapping[str, int] | None = None,
+    debug: bool = False,
+) -> str | int:
     """Run a pipeline; what people read goes to standard error.
 
     Args:
@@ -49,6 +58,7 @@ def run_local(pipeline: Any, arguments: Mapping[str, str], *, log: Path, title: 
         arguments: its parameters.
         log: file that gets every line; its folder is created.
         title: first line shown.
+        retries: stages that the pipeline tries again when they fail -> how often.
         debug: show every line and the tracebacks.
 
     Returns:
@@ -57,20 +67,20 @@ def run_local(pipeline: Any, arguments: Mapping[str, str], *, log: Path, title: 
     began = time.monotonic()
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
-        screen = Screen(file, sys.stderr, echo=debug)
+        screen = Screen(file, sys.stderr, echo=debug, retries=retries or {})
         screen.say(title)
         screen.say(f"log: {log}")
         try:
             with _stoppable(screen), _quiet_kfp(screen), tempfile.TemporaryDirectory(prefix="soco-run-") as folder:
                 result = str(_run(pipeline, arguments, folder))
-        except Exception as error:  # kfp.local raises a bare RuntimeError for a failed task
+        except (Exception, RunEnded) as error:  # kfp.local raises a bare RuntimeError for a failed task
             traceback.print_exc(file=sys.stderr if debug else file)
             return _failed(screen, error, log)
         screen.say(f"finished in {time.monotonic() - began:.0f} s")
         return result
 
 
-def _run(pipeline: Any, arguments: Mapping[str, str], folder: str) -> Any:
+def _run(pipeline: Any, arguments: Mapping[str, Any], folder: str) -> Any:
     from kfp import local
 
     # What kfp's shell script leaves behind (a folder for each stage) goes with this folder.
@@ -83,7 +93,7 @@ def _run(pipeline: Any, arguments: Mapping[str, str], folder: str) -> Any:
         return pipeline(**arguments).output
 
 
-def _failed(screen: Screen, error: Exception, log: Path) -> int:
+def _failed(screen: Screen, error: BaseException, log: Path) -> int:
     if screen.stopping:
         screen.say("stopped; run the same command again to go on")
     else:

@@ -12,6 +12,8 @@ import re
 import signal
 import threading
 import time
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TextIO
 
@@ -19,6 +21,14 @@ STAGE_LINE = re.compile(r"\s*\[(?P<label>[^\]]+)\] (?P<text>.*)")
 STARTED = re.compile(r"started \(process (\d+)\)")
 DONE = re.compile(r"done in [\d.]+ s: (.*)")
 FAILED = re.compile(r"(?:error|stopped): (.*)")
+NEXT_TASK = re.compile(r"[\d:.]+ - INFO - (?:Executing task |Task .* failed \(attempt .*\. Retrying in )")
+"""What kfp.local says before it starts a task, or waits to start it again."""
+ANOTHER_NAME = dict.fromkeys(("plan_proposals", "propose", "merge_proposals"), "proposals")
+"""Stages that speak of themselves by another name than the first word of their label."""
+
+
+class RunEnded(BaseException):
+    """Leaves kfp.local before it starts a task in vain. Not an Exception: logging and its loops survive one."""
 
 
 class Screen(io.TextIOBase):
@@ -28,20 +38,24 @@ class Screen(io.TextIOBase):
         log: every line goes here, with the time of day.
         terminal: where users read; standard error.
         echo: show every line, not the stages' own only.
+        retries: first word of a label -> how often a stage of this kind is tried again when it fails.
     """
 
-    def __init__(self, log: TextIO, terminal: TextIO, echo: bool = False) -> None:
+    def __init__(
+        self, log: TextIO, terminal: TextIO, echo: bool = False, retries: Mapping[str, int] | None = None
+    ) -> None:
         self.results: dict[str, str] = {}
         """Label of a finished stage -> its result directory."""
         self.failures: dict[str, str] = {}
-        """Label of a stage that failed -> the cause it gave."""
+        """Label of a stage that failed, and is not tried again -> the cause it gave."""
         self.running: dict[str, int] = {}
         """Label of a stage that runs, or ended without a word -> its process id."""
         self.stopping = False
         self._log = log
         self._terminal = terminal
         self._echo = echo
-        self._known: set[str] = set()
+        self._retries = retries or {}
+        self._starts: Counter[str] = Counter()
         self._unwanted: set[str] = set()
         self._lock = threading.Lock()
         self._parts: dict[int, str] = {}
@@ -83,31 +97,45 @@ class Screen(io.TextIOBase):
         match = STAGE_LINE.match(line)
         label = match["label"] if match else ""
         started = STARTED.fullmatch(match["text"]) if match else None
-        if match is None or not (started or label in self._known):
+        if match is None or not (started or label in self._starts):
             if self._echo:
                 self._show(line)
+            if (self.stopping or self.failures) and NEXT_TASK.match(line):
+                # kfp.local goes on with tasks that do not depend on the one that failed.
+                raise RunEnded(line)
             return
-        text = match["text"]
-        if started:
-            self._known.add(label)
-            self.running[label] = int(started[1])
-            if self.stopping or self.failures:
-                # kfp.local goes on with stages that do not depend on the one that failed.
-                self._unwanted.add(label)
-                _send(self.running[label], at_once=False)
-            text = "started"
-        elif done := DONE.fullmatch(text):
+        text = self._started(label, int(started[1])) if started else self._told(label, match["text"])
+        if label not in self._unwanted:
+            self._show(f"[{label}] {text}")
+
+    def _started(self, label: str, pid: int) -> str:
+        self._starts[label] += 1
+        self.running[label] = pid
+        if self.stopping or self.failures:
+            # Its announcement got lost: kfp.local's threads take the log's handlers from each other.
+            self._unwanted.add(label)
+            _send(pid, at_once=False)
+        again = self._starts[label] - 1
+        return f"started again ({again} of {self._allowed(label)} retries)" if again else "started"
+
+    def _told(self, label: str, text: str) -> str:
+        if done := DONE.fullmatch(text):
             self.running.pop(label, None)
             self.results[label] = done[1]
         elif failed := FAILED.fullmatch(text):
             self.running.pop(label, None)
+            if self._starts[label] <= self._allowed(label) and not self.stopping:
+                return f"{text} (to be tried again)"
             if label not in self._unwanted:
                 self.failures[label] = failed[1]
-        if label not in self._unwanted:
-            # A stage's progress begins with its name, which the label gives already.
-            for name in (label, label.partition(" ")[0]):
-                text = text.removeprefix(f"{name}: ")
-            self._show(f"[{label}] {text}")
+        # A stage's progress begins with its name, which the label gives already.
+        kind = label.partition(" ")[0]
+        for name in (label, kind, ANOTHER_NAME.get(kind, kind)):
+            text = text.removeprefix(f"{name}: ")
+        return text
+
+    def _allowed(self, label: str) -> int:
+        return self._retries.get(label.partition(" ")[0], 0)
 
     # Not by print(), which kfp.local replaces by one that writes to standard output: to this object.
     def _show(self, line: str) -> None:

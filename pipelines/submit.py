@@ -90,7 +90,7 @@ def _look(address: str) -> None:
 
 
 def submit(
-    pipeline: Any, arguments: Mapping[str, str], *, address: str, namespace: str | None, experiment: str, name: str
+    pipeline: Any, arguments: Mapping[str, Any], *, address: str, namespace: str | None, experiment: str, name: str
 ) -> str:
     """Compile a pipeline and start a run of it.
 

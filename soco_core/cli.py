@@ -53,29 +53,69 @@ def demo_data(
 
 
 @app.command()
+def pack(
+    images: Annotated[str, typer.Option(help="Images: a folder, a COCO or VOC data set, an s3:// URI, or a pack.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="The pack itself: a folder or an s3:// URI.")],
+    shard_size: Annotated[str, typer.Option(metavar="SIZE", help="Largest size of a tar.")] = "1GB",
+    recipe: RecipeOption = DEFAULT_RECIPE,
+    overrides: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Pack images into tar files with an index, which any WebDataset tool reads."""
+    from soco_core.images.packing import pack, parse_size
+
+    config = _recipe(recipe, overrides).images
+    print(pack(config, images=images, output=output, shard_size=parse_size(shard_size)))
+
+
+@app.command()
 def propose(
-    images: Annotated[str, typer.Option(help="Folder of images, of any depth.")],
+    images: Annotated[
+        str, typer.Option(help="Folder of images, of any depth, COCO or VOC data set, or pack; a path or an s3:// URI.")
+    ],
     recipe: RecipeOption = DEFAULT_RECIPE,
     overrides: SetOption = None,
     output: OutputOption = DEFAULT_OUTPUT,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes; by default runtime.search_workers, or one a core.")
+    ] = None,
     shards: Annotated[int, typer.Option(min=1, help="Number of shards.")] = 1,
     shard: Annotated[
         str, typer.Option(metavar="I/N", help="Compute only shard I of N (I from 1); merge when all are done.")
     ] = "",
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only list the images once for all --shards, and print where the list lies.")
+    ] = False,
+    plan_from: Annotated[
+        str | None, typer.Option(help="What --plan printed; --shard and --merge then list and hash nothing.")
+    ] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Only merge the finished --shards.")] = False,
     debug: DebugOption = False,
 ) -> None:
     """Find object proposals by selective search (paper 3.2, A)."""
     from soco_core.proposals import stage
 
+    if workers is not None:
+        overrides = [*(overrides or ()), f"runtime.search_workers={workers}"]
     chosen = _recipe(recipe, overrides)
-    if shard and (merge or shards > 1):
-        raise SocoError("--shard I/N stands alone: it names one shard and their number; leave --shards and --merge out")
-    if shard:
+    if shard and (merge or plan or shards > 1):
+        raise SocoError(
+            "--shard I/N stands alone: it names one shard and their number; leave --shards, --plan and --merge out"
+        )
+    if plan and (merge or plan_from):
+        raise SocoError("--plan comes before the shards and --merge; leave --merge and --plan-from out")
+    if plan_from and not (shard or merge):
+        raise SocoError("--plan-from is for --shard I/N and --merge; give one of them")
+    if plan:
+        print(stage.plan_shards(chosen, images=images, output=output, count=shards))
+    elif shard:
         index, count = _parse_shard(shard)
-        print(stage.propose_shard(chosen, images=images, output=output, index=index, count=count))
+        print(stage.propose_shard(chosen, images=images, output=output, index=index, count=count, plan=plan_from))
     elif merge:
-        print(stage.merge_shards(chosen, images=images, output=output, count=shards, tracking=_tracking()).uri)
+        merged = stage.merge_shards(
+            chosen, images=images, output=output, count=shards, plan=plan_from, tracking=_tracking()
+        )
+        print(merged.uri)
     else:
         print(stage.propose(chosen, images=images, output=output, shards=shards, tracking=_tracking()).uri)
 

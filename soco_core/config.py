@@ -9,12 +9,17 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 ResNetName = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
+
+
+def _number_as_text(value: object) -> object:
+    """YAML reads `5000` as a number."""
+    return str(value) if type(value) is int else value
 
 
 class Section(BaseModel):
@@ -26,8 +31,18 @@ class Section(BaseModel):
 
 
 class ImagesConfig(Section):
-    """How an image set is identified."""
+    """Which images there are, and how the set is identified."""
 
+    layout: Literal["auto", "folder", "coco", "voc", "pack"] = "auto"
+    """`auto` looks: a pack (`soco pack`), VOC, COCO, else every image file of the folder tree (ImageNet's layout)."""
+    splits: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], ...] = ()
+    """Splits of COCO or VOC. By default those of train2017, unlabeled2017, train, unlabeled that are there (Table 9
+    pretrains on COCO train2017 + unlabeled2017); VOC: trainval."""
+    subset: Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)] = ""
+    """`coco-size` (241,690 images, as many as COCO train2017 + unlabeled2017: Table 9's ImageNet-subset), `10%`,
+    `5000` (images), or a file that lists ids, one a line. Empty: all images."""
+    max_pixels: PositiveInt = 89_478_485
+    """An image of more pixels counts as bad: a decompression bomb (Pillow's limit)."""
     fingerprint: Literal["contents", "sizes"] = "contents"
     """`contents` hashes every file; `sizes` hashes names and sizes only, for sets too large to read twice."""
 
@@ -35,12 +50,33 @@ class ImagesConfig(Section):
 class ProposalsConfig(Section):
     """Selective search and the filter of its boxes (3.2, A.1)."""
 
+    engine: Literal["opencv", "exact", "random", "import"] = "opencv"
+    """`opencv`: OpenCV's ximgproc; `exact`: the boxes of the pure-Python `selectivesearch`, whose parameters the paper
+    gives; `random` boxes (Table 5c); `import`: those of `boxes_file`."""
     scale: PositiveInt = 500
     """Selective search `scale`: higher means fewer, larger segments (A.1)."""
     sigma: PositiveFloat = 0.9
     """Diameter of the Gaussian that smooths the image before segmentation (A.1)."""
     min_size: PositiveInt = 10
     """Minimum component size in pixels (A.1)."""
+    opencv_mode: Literal["single", "fast", "quality"] = "single"
+    """`single`: one graph segmentation at the parameters above; `fast` and `quality`: OpenCV's own modes, with their
+    own parameters, colour spaces and strategies."""
+    opencv_colours: Annotated[tuple[Literal["bgr", "hsv", "lab"], ...], Field(min_length=1)] = ("bgr",)
+    """Colour spaces that `single` segments and groups; the boxes of all are united."""
+    opencv_strategies: Literal[1, 2, 4] = 1
+    """Groupings of `single`, as in OpenCV's modes: 1 by colour, texture, size and fill; 2 also by texture, size and fill;
+    4 also by fill alone and by size alone."""
+    exact_texture_range: Literal["unit", "byte"] = "unit"
+    """Range over which `exact` bins its texture codes: `unit` 0..1 as the `selectivesearch` package does, `byte` 0..255 as
+    the authors' copy of it does."""
+    random_boxes: PositiveInt = 4
+    """Boxes that `random` draws in each image (Table 5c: 1, 4, 8)."""
+    boxes_file: str = ""
+    """JSON file (path or s3:// URI) that `import` reads: the authors' {name: [[x, y, w, h], ...]}, COCO annotations or
+    COCO results."""
+    max_long_side: Annotated[int, Field(ge=64)] = 1000
+    """Images with a longer side are searched on a copy reduced to this, in pixels: the cost grows faster than the area."""
     max_aspect_ratio: Annotated[float, Field(ge=1)] = 3.0
     """Keep 1/r <= w/h <= r (3.2, requirement 1)."""
     min_relative_size: Probability = 0.3
@@ -58,6 +94,19 @@ class ProposalsConfig(Section):
             raise ValueError(
                 f"min_relative_size ({self.min_relative_size}) must be below max_relative_size "
                 f"({self.max_relative_size})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _engine_has_what_it_needs(self) -> Self:
+        if (self.engine == "import") != bool(self.boxes_file):
+            raise ValueError("engine `import` and boxes_file belong together: give both or neither")
+        if len(set(self.opencv_colours)) < len(self.opencv_colours):
+            raise ValueError(f"opencv_colours {list(self.opencv_colours)} names a colour space twice")
+        if self.opencv_mode != "single" and (self.opencv_colours != ("bgr",) or self.opencv_strategies != 1):
+            raise ValueError(
+                f"opencv_mode `{self.opencv_mode}` has colour spaces and strategies of its own; leave opencv_colours and "
+                "opencv_strategies out, or take the mode `single`"
             )
         return self
 
@@ -274,7 +323,9 @@ class RuntimeConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU where there is one."""
     workers: Annotated[int, Field(ge=0)] = 2
-    """Processes for selective search and for loading data; 0 works in the main process."""
+    """Processes that load data in training; 0 works in the main process."""
+    search_workers: Annotated[int, Field(ge=0)] | None = None
+    """Processes for proposals; 0 works in the main process, null takes one a core."""
     checkpoint_steps: PositiveInt = 500
     """Steps between checkpoints."""
     checkpoints_kept: PositiveInt = 2

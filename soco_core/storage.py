@@ -8,6 +8,8 @@ environment (``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL_S3``, a profile, a pod's 
 from __future__ import annotations
 
 import os
+import random
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -18,11 +20,25 @@ from uuid import uuid4
 from soco_core.errors import InputError
 
 TEMPORARY_SUFFIX = ".tmp"
+S3_CONNECTIONS = 16
+"""Connections that a process keeps open to a store; more threads than this would wait for one another."""
+BODY_ATTEMPTS = 5
+"""botocore repeats a request that fails, but not one whose answer breaks off while it is read."""
+
+
+class MissingObjectError(InputError):
+    """An S3 store has no object of this key (its bucket exists)."""
 
 
 def is_s3(uri: str | Path) -> bool:
     """Tell whether `uri` is an ``s3://`` URI."""
     return str(uri).startswith("s3://")
+
+
+def scratch_path(uri: str) -> Path:
+    """Return where this machine keeps its copy of an S3 object or prefix: below ``SOCO_SCRATCH``."""
+    root = os.environ.get("SOCO_SCRATCH") or Path.home() / ".cache" / "soco"
+    return Path(root, *split_s3(uri))
 
 
 def join(base: str | Path, *parts: str) -> str:
@@ -78,16 +94,37 @@ def read_bytes(uri: str | Path) -> bytes:
     """Return the contents of a file or object.
 
     Raises:
-        InputError: it does not exist, or the store refuses.
+        InputError: it does not exist, or the store refuses; MissingObjectError (a kind of it): the store has no such
+            object.
     """
     if is_s3(uri):
-        bucket, key = split_s3(uri)
-        with s3_errors(uri):
-            return bytes(s3_client().get_object(Bucket=bucket, Key=key)["Body"].read())
+        return _get(uri)[0]
     try:
         return Path(uri).read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {uri}: {error.strerror}") from error
+
+
+def read_range(uri: str, offset: int, size: int) -> tuple[bytes, int]:
+    """Read a part of an S3 object in one request.
+
+    Args:
+        uri: the object.
+        offset: first byte.
+        size: number of bytes, at least 1.
+
+    Returns:
+        The bytes (fewer than `size` at the object's end), and the size of the whole object.
+
+    Raises:
+        InputError: the store refuses, cannot be reached, or knows no ranges; MissingObjectError (a kind of it): there
+            is no such object.
+    """
+    data, answer = _get(uri, Range=f"bytes={offset}-{offset + size - 1}")
+    _, slash, whole = answer.get("ContentRange", "").partition("/")
+    if not slash:
+        raise InputError(f"{uri}: the S3 store does not answer ranges of an object; use one that does")
+    return data, int(whole)
 
 
 def read_text(uri: str | Path) -> str:
@@ -100,19 +137,7 @@ def read_text(uri: str | Path) -> str:
 
 def exists(uri: str | Path) -> bool:
     """Tell whether a file or object exists."""
-    if not is_s3(uri):
-        return Path(uri).exists()
-    from botocore.exceptions import ClientError
-
-    bucket, key = split_s3(uri)
-    with s3_errors(uri):
-        try:
-            s3_client().head_object(Bucket=bucket, Key=key)
-        except ClientError as error:
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
-                return False
-            raise
-    return True
+    return describe(str(uri)) is not None if is_s3(uri) else Path(uri).exists()
 
 
 def list_objects(uri: str) -> Iterator[tuple[str, int]]:
@@ -126,15 +151,30 @@ def list_objects(uri: str) -> Iterator[tuple[str, int]]:
                     yield entry["Key"].removeprefix(prefix), int(entry["Size"])
 
 
-def upload(path: Path, uri: str) -> None:
-    """Copy a local file to S3 (multipart and retried by boto3)."""
+def upload(path: Path, uri: str, metadata: dict[str, str] | None = None) -> None:
+    """Copy a local file to S3 (multipart and retried by boto3); `metadata` is kept with the object."""
     bucket, key = split_s3(uri)
     with s3_errors(uri):
-        s3_client().upload_file(str(path), bucket, key)
+        s3_client().upload_file(str(path), bucket, key, ExtraArgs={"Metadata": metadata or {}})
+
+
+def describe(uri: str) -> tuple[int, dict[str, str]] | None:
+    """Return the size in bytes and the metadata of an S3 object, or None if there is none."""
+    from botocore.exceptions import ClientError
+
+    bucket, key = split_s3(uri)
+    with s3_errors(uri):
+        try:
+            answer = s3_client().head_object(Bucket=bucket, Key=key)
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+                return None
+            raise
+    return int(answer["ContentLength"]), dict(answer["Metadata"])
 
 
 def download(uri: str, path: Path) -> None:
-    """Copy an S3 object to a local file, atomically."""
+    """Copy an S3 object to a local file, atomically; boto3 repeats the parts whose connection breaks off."""
     bucket, key = split_s3(uri)
     with atomic_file(path) as file, s3_errors(uri):
         s3_client().download_fileobj(bucket, key, file)
@@ -165,7 +205,7 @@ def s3_client() -> Any:
     from botocore.config import Config
 
     retries = {"max_attempts": 6, "mode": "standard"}
-    return boto3.client("s3", config=Config(retries=retries, connect_timeout=10))
+    return boto3.client("s3", config=Config(retries=retries, connect_timeout=10, max_pool_connections=S3_CONNECTIONS))
 
 
 # A forked worker must not talk over its parent's connections.
@@ -182,7 +222,47 @@ def s3_errors(uri: str | Path) -> Iterator[None]:
         yield
     except ClientError as error:
         detail = error.response.get("Error", {})
-        raise InputError(f"{uri}: the S3 store answered {detail.get('Code')}: {detail.get('Message')}") from error
+        code, status = str(detail.get("Code")), error.response["ResponseMetadata"].get("HTTPStatusCode")
+        kind = MissingObjectError if status == 404 and code in {"NoSuchKey", "404"} else InputError
+        told = " ".join(str(detail.get("Message")).split()).rstrip(".")
+        raise kind(f"{uri}: the S3 store answered {code}: {told}; {_remedy(code, status)}") from error
     except (BotoCoreError, Boto3Error, ValueError) as error:  # botocore takes a bad endpoint for a ValueError
         cause = " ".join(str(error).split())
         raise InputError(f"{uri}: {cause}; check the endpoint, region and credentials in the environment") from error
+
+
+def _remedy(code: str, status: int | None) -> str:
+    if code == "NoSuchBucket":
+        return "check the bucket's name, and the endpoint in the environment"
+    if status in {401, 403} or code in {"ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch"}:
+        return "check the credentials in the environment and what they may do"
+    if status is not None and status >= 500:
+        return "run this again once the store is well"
+    if status == 416:
+        return "it is shorter than it should be, write it again"
+    return "check the path"
+
+
+def _get(uri: str | Path, **request: str) -> tuple[bytes, dict[str, Any]]:
+    """Get an object (or its ``Range``) and read the answer to its end; one request, unless something fails."""
+    from botocore.exceptions import BotoCoreError
+    from urllib3.exceptions import HTTPError
+
+    bucket, key = split_s3(uri)
+    attempt = 0
+    while True:
+        with s3_errors(uri):
+            answer = s3_client().get_object(Bucket=bucket, Key=key, **request)
+        try:
+            return bytes(answer["Body"].read()), answer
+        except (BotoCoreError, HTTPError, OSError) as error:
+            attempt += 1
+            if attempt == BODY_ATTEMPTS:
+                cause = " ".join(str(error).split())
+                raise InputError(
+                    f"{uri}: the connection broke off {attempt} times ({cause}); run this again once the store can be "
+                    "reached"
+                ) from error
+            # Random, as botocore waits, so that all workers do not come back at once; not from the generator that
+            # training may have seeded.
+            time.sleep(random.SystemRandom().random() * 2**attempt / 2)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import stat
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from soco_core import storage
 from soco_core.errors import InputError
+
+if TYPE_CHECKING:
+    from conftest import FaultyStore
 
 
 def test_a_block_that_raises_leaves_the_old_file(tmp_path: Path) -> None:
@@ -143,6 +148,105 @@ def test_a_store_that_is_not_there_is_one_line(s3: str, endpoint: str, monkeypat
     storage.s3_client.cache_clear()
     with pytest.raises(InputError, match=r"^s3://bucket/a: [^\n]*check the endpoint, region and credentials[^\n]*$"):
         storage.exists("s3://bucket/a")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait between attempts."""
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("kind", ["drop", 500, 503])
+def test_what_fails_for_a_moment_is_tried_again(faulty_s3: FaultyStore, kind: int, tmp_path: Path) -> None:
+    uri, data = f"{faulty_s3.uri}/some/file", bytes(range(256)) * 100
+    for method in ("PUT", "HEAD", "DELETE"):
+        faulty_s3.fail("some/file", kind, times=2, method=method)
+    storage.write_bytes(uri, data)
+    assert storage.exists(uri)
+    faulty_s3.fail("some/file", kind, times=3)
+    assert storage.read_bytes(uri) == data
+    assert faulty_s3.count("some/file") == 4
+    faulty_s3.fail("some/file", kind, times=3)
+    assert storage.read_range(uri, 10, 1000) == (data[10:1010], len(data))
+    faulty_s3.fail("some/file", kind, times=3)
+    storage.download(uri, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == data
+    faulty_s3.fail("^$", kind, times=3)
+    assert list(storage.list_objects(f"{faulty_s3.uri}/some")) == [("file", len(data))]
+    storage.delete(uri)
+    assert not storage.exists(uri)
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_fails_for_good_is_one_line(faulty_s3: FaultyStore, tmp_path: Path) -> None:
+    uri = f"{faulty_s3.uri}/file"
+    storage.write_bytes(uri, b"12345")
+    faulty_s3.fail("file", 403, times=3)
+    for call in (lambda: storage.read_bytes(uri), lambda: storage.read_range(uri, 0, 1)):
+        with pytest.raises(
+            InputError, match=rf"^{uri}: the S3 store answered AccessDenied: [^\n]*; check the cred[^\n]*$"
+        ):
+            call()
+    # The answer to a HEAD has no body, and so no code but the status.
+    faulty_s3.fail("file", 403, method="HEAD")
+    with pytest.raises(
+        InputError, match=rf"^{uri}: the S3 store answered 403: Forbidden; check the credentials[^\n]*$"
+    ):
+        storage.download(uri, tmp_path / "copy")
+    faulty_s3.faults.clear()
+    faulty_s3.fail("file", 500, times=-1)
+    with pytest.raises(
+        InputError, match=rf"^{uri}: the S3 store answered InternalError: [^\n]*once the store is well$"
+    ):
+        storage.read_bytes(uri)
+    faulty_s3.faults.clear()
+    faulty_s3.fail("file", "drop", times=-1)
+    with pytest.raises(InputError, match=rf"^{uri}: the connection broke off 5 times[^\n]*run this again[^\n]*$"):
+        storage.read_bytes(uri)
+    with pytest.raises(InputError, match=rf"^{uri}: [^\n]*$"):
+        storage.download(uri, tmp_path / "copy")
+    assert os.listdir(tmp_path) == ["scratch"] or os.listdir(tmp_path) == []
+
+
+def test_a_range_and_the_size_of_the_whole(faulty_s3: FaultyStore) -> None:
+    uri = f"{faulty_s3.uri}/file"
+    storage.write_bytes(uri, b"0123456789")
+    faulty_s3.requests.clear()
+    assert storage.read_range(uri, 2, 3) == (b"234", 10)
+    assert [request.range for request in faulty_s3.requests] == ["bytes=2-4"]
+    assert storage.read_range(uri, 8, 5) == (b"89", 10)
+    with pytest.raises(
+        InputError, match=rf"^{uri}: the S3 store answered InvalidRange: .*; it is shorter than it should"
+    ):
+        storage.read_range(uri, 10, 1)
+    with pytest.raises(
+        storage.MissingObjectError, match=rf"^{uri}0: the S3 store answered NoSuchKey: [^\n]*; check the p"
+    ):
+        storage.read_range(f"{uri}0", 10, 1)
+
+
+def test_what_is_kept_with_an_object(s3: str, tmp_path: Path) -> None:
+    storage.write_bytes(tmp_path / "file", bytes(20_000_000))  # so large that it goes in parts
+    storage.upload(tmp_path / "file", f"{s3}/file", {"sha256": "abc"})
+    assert storage.describe(f"{s3}/file") == (20_000_000, {"sha256": "abc"})
+    assert storage.describe(f"{s3}/none") is None
+
+
+def test_waiting_leaves_the_random_numbers_of_training_alone(faulty_s3: FaultyStore) -> None:
+    uri = f"{faulty_s3.uri}/file"
+    storage.write_bytes(uri, b"12345")
+    state = random.getstate()
+    faulty_s3.fail("file", "drop")
+    assert storage.read_bytes(uri) == b"12345"
+    assert random.getstate() == state
+
+
+def test_a_scratch_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOCO_SCRATCH", "/scratch")
+    assert storage.scratch_path("s3://bucket/a/b") == Path("/scratch/bucket/a/b")
+    monkeypatch.delenv("SOCO_SCRATCH")
+    assert storage.scratch_path("s3://bucket/a") == Path.home() / ".cache" / "soco" / "bucket" / "a"
 
 
 def test_a_forked_process_gets_a_client_of_its_own(s3: str) -> None:

@@ -22,7 +22,8 @@ def demo_data(recipe: str, output: str) -> NamedTuple("Outputs", [("images", str
 
     with stage_process("demo_data") as stage:
         from soco_core.demo_data.stage import demo_data as render
+        from soco_core.storage import join
 
         result = render(read_recipe(recipe), output=output)
         stage.result = result.uri
-    return (str(result.path / "unlabelled"), result.uri)
+    return (join(result.uri, "unlabelled"), result.uri)

@@ -8,13 +8,21 @@ from components import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False, packages_to_install=[])
-def merge_proposals(shards: List[str], recipe: str, images: str, output: str, tracking: str = "") -> str:  # noqa: UP006
+def merge_proposals(
+    shards: List[str],  # noqa: UP006
+    plan: str,
+    recipe: str,
+    images: str,
+    output: str,
+    tracking: str = "",
+) -> str:
     """Check that every image is in one shard, and write the proposals that pretraining reads.
 
     Args:
-        shards: what each shard returned.
+        shards: the finished shards.
+        plan: path or URI of the list of images, as plan_proposals gave it.
         recipe: the resolved recipe as YAML text.
-        images: folder of images to pretrain on.
+        images: image set to pretrain on.
         output: root of all results.
         tracking: the tracking context as JSON; empty for none.
 
@@ -32,6 +40,7 @@ def merge_proposals(shards: List[str], recipe: str, images: str, output: str, tr
             images=images,
             output=output,
             count=len(shards),
+            plan=plan,
             tracking=TrackingContext.from_json(tracking),
         ).uri
     return stage.result

@@ -20,7 +20,7 @@ def plan(
 
     Args:
         recipe: name of a recipe, path of a YAML file, or YAML text.
-        images: folder of images to pretrain on.
+        images: image set to pretrain on.
         coco: folder of the COCO-format data set.
         output: root of all results.
         supervised: file of ImageNet-supervised weights; empty for none.

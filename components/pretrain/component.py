@@ -12,7 +12,7 @@ def pretrain(recipe: str, proposals: str, images: str, output: str, tracking: st
     Args:
         recipe: the resolved recipe as YAML text.
         proposals: result directory of the proposals.
-        images: folder of images to pretrain on.
+        images: image set to pretrain on.
         output: root of all results.
         tracking: the tracking context as JSON; empty for none.
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 from soco_core.errors import SocoError
@@ -41,9 +45,43 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def usable_cores() -> int:
-    """Return the number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def usable_cores(root: Path = Path("/")) -> int:
+    """Return the number of cores this process may use, at least 1.
+
+    A container's CPU limit is a quota of its control group (version 1 or 2), rounded up to whole cores.
+
+    Args:
+        root: where ``proc`` and ``sys`` lie.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([cores, *(math.ceil(quota) for quota in _cpu_quotas(root))]))
+
+
+def _cpu_quotas(root: Path) -> Iterator[float]:
+    """Yield the CPU quotas, in cores, of this process's control groups and of all groups above them."""
+    for line in _words(root / "proc" / "self" / "cgroup", "\n"):
+        _, controllers, group = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        # Inside a container the group's own directory is often mounted as the top one; the path then leads nowhere.
+        path = PurePosixPath(group.lstrip("/"))
+        for above in (path, *path.parents):
+            if controllers:
+                folder = root / "sys" / "fs" / "cgroup" / "cpu" / above
+                quota = _words(folder / "cpu.cfs_quota_us") + _words(folder / "cpu.cfs_period_us")
+            else:
+                quota = _words(root / "sys" / "fs" / "cgroup" / above / "cpu.max")
+            with suppress(ValueError, ZeroDivisionError):  # "max", or a file that is not there
+                allowed, period = map(int, quota)
+                if allowed > 0:  # version 1 writes -1 for no limit
+                    yield allowed / period
+
+
+def _words(path: Path, separator: str | None = None) -> list[str]:
+    try:
+        return path.read_text().strip().split(separator)
+    except OSError:
+        return []
 
 
 def share_cores() -> None:

@@ -7,6 +7,7 @@ pixels that it was found on.
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from PIL import Image
 
+DEFAULT_MAX_PIXELS = 89_478_485
+"""Pillow's limit: a quarter of a gigabyte of RGB."""
 BACKGROUND = (255, 255, 255)
 """Colour behind transparent pixels."""
 
@@ -26,7 +29,7 @@ class BadImageError(Exception):
     """
 
 
-def decode_image(data: bytes) -> npt.NDArray[np.uint8]:
+def decode_image(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.uint8]:
     """Decode an image file.
 
     EXIF orientation is applied (an invalid tag counts as unrotated), transparency is laid over white,
@@ -34,38 +37,46 @@ def decode_image(data: bytes) -> npt.NDArray[np.uint8]:
 
     Args:
         data: the whole file, in any format that Pillow reads; its name does not matter.
+        max_pixels: an image that declares more is refused before it is decoded: a decompression bomb.
 
     Returns:
         uint8 RGB [H, W, 3], writable.
 
     Raises:
         BadImageError: the data are empty, no image, damaged, truncated, or of more pixels than
-            ``PIL.Image.MAX_IMAGE_PIXELS``.
+            `max_pixels`.
     """
     import numpy as np
     from PIL import Image, UnidentifiedImageError
 
     if not data:
         raise BadImageError("empty file")
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow's own check would refuse what is allowed here
+    too_large = BadImageError(f"more than the limit of {max_pixels} pixels")
     with warnings.catch_warnings():
         # Pillow warns of odd metadata, and of a too large image that it opens nevertheless: refused below.
         warnings.simplefilter("ignore")
         try:
             with Image.open(io.BytesIO(data)) as image:
-                limit = Image.MAX_IMAGE_PIXELS
-                if limit is not None and image.width * image.height > limit:
-                    raise BadImageError(f"{image.width}x{image.height} pixels, more than the limit of {limit}")
+                if image.width * image.height > max_pixels:
+                    raise too_large
+                if image.width * image.height == 0:
+                    raise BadImageError("no pixels")
                 image.load()
                 return np.array(_rgb(_upright(image)))
         except BadImageError:
             raise
+        except Image.DecompressionBombError as error:
+            raise too_large from error
         except UnidentifiedImageError as error:
             raise BadImageError("not an image in a known format") from error
         except MemoryError:
             raise  # the machine's trouble, not the file's
         except Exception as error:  # a damaged file leads Pillow's readers into errors of any type
             reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-            raise BadImageError(reason) from error
+            # Some name a stream by its address, and a reason is the same in every process.
+            raise BadImageError(re.sub(r" at 0x[0-9a-fA-F]+", "", reason)) from error
 
 
 def _upright(image: Image.Image) -> Image.Image:

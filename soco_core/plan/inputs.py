@@ -4,18 +4,49 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from soco_core import storage
+from soco_core.config import ImagesConfig, Recipe
 from soco_core.errors import InputError
-from soco_core.images.folder import open_image_set
-from soco_core.storage import is_s3
+from soco_core.images import open_image_set
+from soco_core.images.subset import COCO_SIZE, is_percentage
 
 
-def check_images(images: str) -> int:
-    """Return the number of image files in a folder to pretrain on.
+def with_absolute_files(recipe: Recipe) -> Recipe:
+    """Return a recipe whose files are named by absolute paths, for stages that work in other folders."""
+    subset, boxes = recipe.images.subset, recipe.proposals.boxes_file
+    named = subset == COCO_SIZE or is_percentage(subset) or subset.isdecimal()
+    return recipe.model_copy(
+        update={
+            "images": recipe.images.model_copy(update={"subset": subset if named else absolute(subset)}),
+            "proposals": recipe.proposals.model_copy(update={"boxes_file": absolute(boxes)}),
+        }
+    )
+
+
+def absolute(path: str) -> str:
+    """Return the absolute form of a local path; an S3 URI and an empty path are what they are."""
+    return str(Path(path).resolve()) if path and not storage.is_s3(path) else path
+
+
+def check_images(images: str, config: ImagesConfig) -> int:
+    """Return the number of images to pretrain on; layout, splits and subset are the recipe's.
 
     Raises:
-        InputError: the folder is missing, or holds no image.
+        InputError: the image set is missing, or holds no image.
     """
-    return len(open_image_set(images).ids)
+    return len(open_image_set(images, config).ids)
+
+
+def look_at_images(images: str, config: ImagesConfig) -> None:
+    """Look whether an image set is there, in seconds: on S3, only whether anything lies at its URI.
+
+    Raises:
+        InputError: it is not, or (on a local disk) it holds no image.
+    """
+    if not storage.is_s3(images):
+        check_images(images, config)
+    elif next(storage.list_objects(images), None) is None:
+        raise InputError(f"{images}: nothing lies there; give the URI of a folder of images or of a pack")
 
 
 def check_coco(coco: str) -> None:
@@ -27,7 +58,7 @@ def check_coco(coco: str) -> None:
     Raises:
         InputError: there is no such folder.
     """
-    if not is_s3(coco) and not Path(coco).is_dir():
+    if not storage.is_s3(coco) and not Path(coco).is_dir():
         problem = "is a file" if Path(coco).exists() else "does not exist"
         raise InputError(f"COCO folder {coco} {problem}; give the folder that holds annotations/ and the images")
 
@@ -40,3 +71,16 @@ def check_weights(supervised: str) -> None:
     """
     if not Path(supervised).is_file():
         raise InputError(f"weights file {supervised} does not exist; give a file, or leave it out")
+
+
+def check_boxes_file(recipe: Recipe) -> None:
+    """Look whether the file is there that the engine `import` reads.
+
+    Raises:
+        InputError: it is not.
+    """
+    path = recipe.proposals.boxes_file
+    if path and not (storage.exists(path) if storage.is_s3(path) else Path(path).is_file()):
+        raise InputError(
+            f"proposals.boxes_file: {path} does not exist; give the path or s3:// URI of a JSON file of boxes"
+        )

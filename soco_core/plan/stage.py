@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from soco_core import storage
@@ -17,7 +16,14 @@ from soco_core.artifacts.result import ResultDirectory, locate
 from soco_core.artifacts.stage import complete
 from soco_core.config import Recipe
 from soco_core.console import say
-from soco_core.plan.inputs import check_coco, check_images, check_weights
+from soco_core.plan.inputs import (
+    absolute,
+    check_boxes_file,
+    check_coco,
+    check_images,
+    check_weights,
+    with_absolute_files,
+)
 from soco_core.tracking import (
     Tracker,
     TrackingContext,
@@ -40,6 +46,7 @@ class Plan:
 
     result: ResultDirectory
     recipe: Recipe
+    """Its files are named by absolute paths."""
     tracking: TrackingContext | None
     """Where the run is tracked; None if nowhere."""
 
@@ -49,7 +56,7 @@ def plan(recipe: Recipe, *, images: str, coco: str, output: str, supervised: str
 
     Args:
         recipe: the resolved recipe.
-        images: folder of images to pretrain on.
+        images: image set to pretrain on.
         coco: folder of the COCO-format data set to finetune and evaluate on.
         output: root of all results, a local directory or an S3 URI.
         supervised: file of ImageNet-supervised weights; empty for none.
@@ -60,9 +67,11 @@ def plan(recipe: Recipe, *, images: str, coco: str, output: str, supervised: str
         InputError: an input is missing or empty.
     """
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or _default_store(output)
-    inputs = {"images": _absolute(images), "coco": _absolute(coco), "supervised": _absolute(supervised)}
+    recipe = with_absolute_files(recipe)
+    inputs = {"images": absolute(images), "coco": absolute(coco), "supervised": absolute(supervised)}
     # Checked again even if the plan is known: an input may have gone since.
-    count = check_images(images)
+    check_boxes_file(recipe)
+    count = check_images(images, recipe.images)
     check_coco(coco)
     if supervised:
         check_weights(supervised)
@@ -123,10 +132,6 @@ def _remember(where: str, context: TrackingContext, status: str) -> None:
 
 def _default_store(output: str) -> str:
     return "" if storage.is_s3(output) else default_store(output)
-
-
-def _absolute(path: str) -> str:
-    return str(Path(path).resolve()) if path and not storage.is_s3(path) else path
 
 
 def _warn(error: Exception) -> None:

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from soco_core import storage
 from soco_core.artifacts.proposals import Proposals
 from soco_core.config import Recipe
 from soco_core.errors import InputError
-from soco_core.images import BadImageError, open_image_set
+from soco_core.images import BadImageError, ImageSource, decode_image
 from soco_core.views.construct import View, construct_views
 from soco_core.views.random_parameters import image_generator
 
@@ -21,29 +22,38 @@ Key = tuple[int, int]
 
 
 class ViewDataset(Dataset[list[View]]):
-    """The views of an image in an epoch; the same for every worker, batch position and run."""
+    """The views of an image in an epoch; the same for every worker, batch position and run.
 
-    def __init__(self, recipe: Recipe, proposals: Proposals, images: str) -> None:
+    It holds no list of the images: their ids are read from the proposals as they are needed.
+
+    Args:
+        recipe: the resolved recipe.
+        proposals: the boxes of every usable image.
+        source: where those images lie.
+    """
+
+    def __init__(self, recipe: Recipe, proposals: Proposals, source: ImageSource) -> None:
         self.recipe = recipe
         self.proposals = proposals
-        self.image_set = open_image_set(images)
+        self.source = source
 
     def __getitem__(self, key: Key) -> list[View]:
         epoch, number = key
         name = self.proposals.id(number)
+        width, height = self.proposals.size(number)
+        # The proposals may have been made with a higher limit than this recipe's.
+        max_pixels = max(self.recipe.images.max_pixels, width * height)
         try:
-            image = self.image_set.read(name)
+            image = decode_image(self.source.read_bytes(name), max_pixels)
         except BadImageError as error:
             raise InputError(
-                f"{self.image_set.root}/{name}: {error}, but it could be read when the proposals were made; "
-                "restore the file, or make the proposals again"
+                f"{storage.join(self.source.root, name)}: {error}, but it could be read when the proposals were made; "
+                "restore the file, name its new place with --images, or make the proposals again"
             ) from error
-        height, width = image.shape[:2]
-        if (width, height) != self.proposals.size(number):
-            then = "x".join(map(str, self.proposals.size(number)))
+        if image.shape[:2] != (height, width):
             raise InputError(
-                f"{self.image_set.root}/{name}: {width}x{height} pixels, but {then} when the proposals were made; "
-                "restore the file, or make the proposals again"
+                f"{storage.join(self.source.root, name)}: {image.shape[1]}x{image.shape[0]} pixels, but "
+                f"{width}x{height} when the proposals were made; restore the file, or make the proposals again"
             )
         generator = image_generator(self.recipe.seed, epoch, number)
         return construct_views(image, self.proposals.boxes(number), self.recipe.views, generator)
@@ -74,13 +84,13 @@ class EpochBatches(Sampler[list[Key]]):
         return self.total_steps - self.first_step
 
     def __iter__(self) -> Iterator[list[Key]]:
-        order: list[int] = []
+        order = np.zeros(0, np.int64)
         for step in range(self.first_step, self.total_steps):
             epoch, position = divmod(step, self.steps_per_epoch)
-            if position == 0 or not order:
-                order = np.random.default_rng([self.seed, epoch]).permutation(self.count).tolist()
+            if position == 0 or not len(order):
+                order = np.random.default_rng([self.seed, epoch]).permutation(self.count)
             first = position * self.batch_size
-            yield [(epoch, number) for number in order[first : first + self.batch_size]]
+            yield [(epoch, number) for number in order[first : first + self.batch_size].tolist()]
 
 
 def view_loader(

@@ -28,7 +28,8 @@ def pretrain(
         recipe: the resolved recipe.
         proposals: result of `soco propose`, a directory or an S3 URI.
         output: root of all results.
-        images: the image set, if it now lies elsewhere than when the proposals were made.
+        images: the images (a folder, an S3 URI or a pack), if they now lie elsewhere, or in another form, than when
+            the proposals were made.
         tracking: where to track, or None.
 
     Returns:
@@ -36,36 +37,38 @@ def pretrain(
         and ``figures/``.
 
     Raises:
-        InputError: the proposals are missing or belong to other images.
+        InputError: the proposals are missing or belong to other images, or an image is missing or not what it was.
         InterruptedStageError: stopped by a signal, with its state saved.
     """
-    source = open_result(proposals, stage="proposals")
+    proposed = open_result(proposals, stage="proposals")
     result = locate(
         output,
         "pretrain",
         CONTRACT,
         recipe,
         ("seed", "views", "model", "pretrain"),
-        {"proposals": source.fingerprint},
+        {"proposals": proposed.fingerprint},
     )
 
     def compute(result: ResultDirectory, tracker: Tracker) -> dict[str, Any]:
         from soco_core.artifacts.proposals import Proposals
         from soco_core.artifacts.weights import PRETRAINED, save_canonical
-        from soco_core.images import open_image_set
+        from soco_core.images import open_source, source_fingerprint
         from soco_core.pretrain.data import ViewDataset
         from soco_core.pretrain.figures import draw_curves, draw_first_views
         from soco_core.pretrain.trainer import Trainer
 
-        boxes = Proposals.open(source)
+        boxes = Proposals.open(proposed)
+        source = open_source(images or boxes.image_set)
         if images is not None:
-            found = open_image_set(images).fingerprint(boxes.fingerprint_mode)
+            # The ids are the proposals': nothing is listed, and what else lies there does not matter.
+            found = source_fingerprint(source, boxes.all_ids(), boxes.fingerprint_mode)
             if found != boxes.image_set_fingerprint:
                 raise InputError(
                     f"{images}: not the images that the proposals {proposals} were made for (fingerprint {found}, "
-                    f"not {boxes.image_set_fingerprint}); run `soco propose` on this folder"
+                    f"not {boxes.image_set_fingerprint}); give those, or run `soco propose` on these"
                 )
-        dataset = ViewDataset(recipe, boxes, images or boxes.image_set)
+        dataset = ViewDataset(recipe, boxes, source)
         draw_first_views(result.path / "figures" / "views.png", dataset, PICTURED_IMAGES)
         trainer = Trainer(recipe, dataset, result, tracker)
         summary = trainer.train()

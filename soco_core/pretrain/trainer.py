@@ -54,7 +54,7 @@ class Trainer:
         )
         if len(dataset.proposals) < 2:
             raise InputError(
-                f"{dataset.image_set.root}: only one usable image; batch norm needs at least two, so add more"
+                f"{dataset.source.root}: only one usable image; batch norm needs at least two, so add more"
             )
         self.batch_size = min(config.batch_size, len(dataset.proposals))
         if self.batch_size < config.batch_size:

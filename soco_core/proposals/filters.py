@@ -24,6 +24,7 @@ def filter_boxes(
     4. ``whole_image``: one box, the image.
 
     The paper does not say what happens to an image without a proposal; the order is the authors' code's.
+    A box without width or height has no aspect ratio, and meets none of them.
 
     Args:
         boxes: [N, 4], x1 y1 x2 y2 in pixels.
@@ -34,19 +35,40 @@ def filter_boxes(
     Returns:
         The kept boxes [M, 4], M >= 1, in their order, and the step that kept them.
     """
-    x1, y1, x2, y2 = boxes.astype(np.float64).T
-    w, h = x2 - x1, y2 - y1
-    size = np.sqrt(w * h) / np.sqrt(float(width) * height)
-    ratio = config.max_aspect_ratio * (1 + TOLERANCE)
-    shaped = (w <= ratio * h) & (h <= ratio * w)
-    sized = (size >= config.min_relative_size - TOLERANCE) & (size <= config.max_relative_size + TOLERANCE)
-    shortest = np.minimum(w, h)
+    w, h = _sides(boxes)
+    shaped = _shaped(w, h, config)
     steps: tuple[tuple[FilterStep, npt.NDArray[np.bool_]], ...] = (
-        ("strict", shaped & sized & (shortest >= config.min_side)),
+        ("strict", shaped & _sized(w, h, width, height, config)),
         ("aspect_ratio", shaped),
-        ("min_side", shortest >= config.fallback_min_side),
+        ("min_side", np.minimum(w, h) >= config.fallback_min_side),
     )
     for step, keep in steps:
         if keep.any():
             return boxes[keep], step
     return np.array([[0, 0, width, height]], dtype=np.float32), "whole_image"
+
+
+def meets_requirements(
+    boxes: npt.NDArray[np.float32], width: int, height: int, config: ProposalsConfig
+) -> npt.NDArray[np.bool_]:
+    """Tell which boxes [N, 4] the step ``strict`` of :func:`filter_boxes` keeps."""
+    w, h = _sides(boxes)
+    return _shaped(w, h, config) & _sized(w, h, width, height, config)
+
+
+def _sides(boxes: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    x1, y1, x2, y2 = boxes.astype(np.float64).T
+    return x2 - x1, y2 - y1
+
+
+def _shaped(w: npt.NDArray[np.float64], h: npt.NDArray[np.float64], config: ProposalsConfig) -> npt.NDArray[np.bool_]:
+    ratio = config.max_aspect_ratio * (1 + TOLERANCE)
+    return (w > 0) & (h > 0) & (w <= ratio * h) & (h <= ratio * w)
+
+
+def _sized(
+    w: npt.NDArray[np.float64], h: npt.NDArray[np.float64], width: int, height: int, config: ProposalsConfig
+) -> npt.NDArray[np.bool_]:
+    size = np.sqrt(w * h) / np.sqrt(float(width) * height)
+    low, high = config.min_relative_size - TOLERANCE, config.max_relative_size + TOLERANCE
+    return (size >= low) & (size <= high) & (np.minimum(w, h) >= config.min_side)

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import Any
 
-import cv2
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from soco_core.artifacts.proposals import BOXES, MANIFEST, intact_manifest, read_rows, write_merged
-from soco_core.artifacts.result import ResultDirectory
+from soco_core.artifacts.proposals import BOXES, MANIFEST, Proposals, intact_manifest, read_rows, write_merged
 from soco_core.config import Recipe
 from soco_core.console import say
 from soco_core.errors import InputError
-from soco_core.images import ImageSet
 from soco_core.proposals.figures import draw_contact_sheet, draw_histograms
-from soco_core.proposals.selective_search import MAX_LONG_SIDE
-from soco_core.proposals.shards import SHARDS, Shard, cut
+from soco_core.proposals.plan import Work, work_files
+from soco_core.proposals.shards import cut
 
-if TYPE_CHECKING:
-    import pyarrow as pa
+NAMED = 10
+LIBRARIES = {
+    "opencv": ("cv2", "numpy", "PIL"),
+    "exact": ("skimage", "scipy", "numba", "numpy", "PIL", "cv2"),
+    "random": ("numpy",),
+    "import": (),
+}
+"""What has a say in the boxes of an engine: the search itself, decoding, and reducing large images."""
 
-NAMED_BAD_IMAGES = 10
 
-
-def merge(result: ResultDirectory, recipe: Recipe, image_set: ImageSet, count: int) -> dict[str, Any]:
+def merge(work: Work, recipe: Recipe, count: int) -> dict[str, Any]:
     """Merge `count` finished shards, unless an earlier attempt did, and draw the pictures.
 
-    The work files of all shards are removed once the merged files stand.
+    The work files of all shards, and the plan, are removed once the merged files stand.
 
     Returns:
         The summary for ``done.json``.
@@ -33,69 +37,94 @@ def merge(result: ResultDirectory, recipe: Recipe, image_set: ImageSet, count: i
     Raises:
         InputError: a shard is missing or damaged, or no image can be decoded.
     """
-    folder = result.path
+    result, folder = work.result, work.result.path
     manifest = intact_manifest(folder)
     if manifest is None:
-        rows = _all_rows(cut(result, image_set.ids, count), image_set)
+        rows = _all_rows(work, count)
         if rows["error"].null_count == 0:
-            first = f"{image_set.ids[0]}: {rows['error'][0].as_py()}"
-            raise InputError(f"none of the {len(rows)} images in {image_set.root} can be decoded (the first, {first})")
-        manifest = write_merged(folder, rows, _header(result, recipe, image_set))
+            first = f"{rows['id'][0].as_py()}: {rows['error'][0].as_py()}"
+            raise InputError(
+                f"none of the {len(rows)} images in {work.image_set['root']} can be decoded (the first, {first})"
+            )
+        manifest = write_merged(folder, rows, _header(work, recipe))
+        del rows
     tables = [folder / entry["file"] for entry in manifest["shards"]]
     result.publish(*tables, folder / BOXES, folder / MANIFEST)
-    result.unpublish(*(path for path in sorted((folder / SHARDS).glob("*")) if path.suffix in {".parquet", ".jsonl"}))
-    draw_contact_sheet(folder / "figures" / "proposals.png", folder, image_set)
-    draw_histograms(folder / "figures" / "proposals_histogram.png", folder)
+    result.unpublish(*work_files(result))
+    proposals = Proposals(folder)
+    draw_contact_sheet(folder / "figures" / "proposals.png", proposals, work.source, recipe)
+    draw_histograms(folder / "figures" / "proposals_histogram.png", proposals, recipe.proposals)
     _name_bad_images(manifest)
     return {
         "images": manifest["images"]["good"],
         "bad_images": manifest["images"]["bad"],
+        "reduced_images": len(manifest["reduced_images"]),
         "boxes_per_image": manifest["boxes_per_image"]["mean"],
         "kept_by": manifest["kept_by"],
     }
 
 
-def _all_rows(shards: list[Shard], image_set: ImageSet) -> pa.Table:
-    import pyarrow as pa
-
+def _all_rows(work: Work, count: int) -> pa.Table:
+    """Return the rows of all images of the set, in their order, each once."""
+    ids = work.ids()
+    shards = cut(work.result, len(ids), count)
     missing = [f"{shard.index + 1}/{shard.count}" for shard in shards if not shard.table.exists()]
     if missing:
         raise InputError(
-            f"{shards[0].result.uri}: not finished: shard {_shortened(missing)}; run `soco propose --shard "
+            f"{work.result.uri}: not finished: shard {_shortened(missing)}; run `soco propose --shard "
             f"{missing[0]}` and so on with the same images, recipe and output, then merge again"
         )
     tables = []
     for shard in shards:
         table = read_rows(shard.table)
-        if table["id"].to_pylist() != list(shard.ids):
-            raise InputError(f"{shard.table}: does not hold the images of its shard; delete it and run the shard again")
+        wanted = ids[shard.images.start : shard.images.stop]
+        if not pa.chunked_array([wanted]).equals(table["id"]):
+            raise InputError(
+                f"{shard.table}: does not hold the images of its shard ({_difference(wanted, table['id'])}); "
+                f"delete it and run `soco propose --shard {shard.index + 1}/{shard.count}` again"
+            )
         tables.append(table)
     return pa.concat_tables(tables)
 
 
-def _header(result: ResultDirectory, recipe: Recipe, image_set: ImageSet) -> dict[str, Any]:
+def _difference(wanted: pa.Array, found: pa.ChunkedArray) -> str:
+    """Say how the ids of a shard differ from those it should have."""
+    twice = pc.value_counts(found)
+    for what, ids in (
+        ("is missing", wanted.filter(pc.invert(pc.is_in(wanted, found.combine_chunks())))),
+        ("does not belong there", found.filter(pc.invert(pc.is_in(found, wanted)))),
+        ("is there twice", twice.field("values").filter(pc.greater(twice.field("counts"), 1))),
+    ):
+        if len(ids):
+            return f"{_shortened(ids[: NAMED + 1].to_pylist(), len(ids))} {what}"
+    return "they are in another order"
+
+
+def _header(work: Work, recipe: Recipe) -> dict[str, Any]:
+    search: dict[str, Any] = {"engine": recipe.proposals.engine}
+    search["versions"] = {name: import_module(name).__version__ for name in LIBRARIES[recipe.proposals.engine]}
+    if recipe.proposals.engine == "random":
+        search["seed"] = recipe.seed
+    if work.boxes_file:
+        search |= {"boxes_file": recipe.proposals.boxes_file, "boxes_file_sha256": work.boxes_file}
     return {
-        "image_set": {
-            "root": image_set.root,
-            "fingerprint": result.determined_by["inputs"]["images"],
-            "fingerprint_mode": recipe.images.fingerprint,
-            "images": len(image_set.ids),
-        },
+        "image_set": work.image_set,
         "parameters": recipe.proposals.model_dump(mode="json"),
-        "search": {"opencv": cv2.__version__, "max_long_side": MAX_LONG_SIDE},
+        "search": search,
     }
 
 
 def _name_bad_images(manifest: dict[str, Any]) -> None:
-    bad = [f"{entry['id']} ({entry['reason']})" for entry in manifest["bad_images"]]
-    if bad:
+    entries = manifest["bad_images"]
+    if entries:
+        bad = [f"{entry['id']} ({entry['reason']})" for entry in entries[:NAMED]]
         total = manifest["image_set"]["images"]
         say(
-            f"proposals: {len(bad)} of {total} images could not be decoded: {_shortened(bad)}; "
+            f"proposals: {len(entries)} of {total} images could not be decoded: {_shortened(bad, len(entries))}; "
             f"{MANIFEST} names each with its reason"
         )
 
 
-def _shortened(names: list[str]) -> str:
-    more = len(names) - NAMED_BAD_IMAGES
-    return ", ".join(names[:NAMED_BAD_IMAGES]) + (f" and {more} more" if more > 0 else "")
+def _shortened(names: list[str], total: int | None = None) -> str:
+    more = (len(names) if total is None else total) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +20,12 @@ import numpy as np
 from soco_core import storage
 from soco_core.artifacts.lock import Lease, local_lock, s3_lock
 from soco_core.artifacts.proposals import ProposalRow, write_rows
-from soco_core.artifacts.result import ResultDirectory
+from soco_core.artifacts.result import DONE, ResultDirectory
 from soco_core.engine.interrupt import InterruptGuard
 from soco_core.engine.progress import Progress
+from soco_core.proposals.plan import SHARDS
 from soco_core.proposals.workers import Workers
 
-SHARDS = "shards"
 PUBLISH_SECONDS = 60.0
 """How often the journal goes to S3; another machine redoes at most this much of a shard that died."""
 
@@ -38,7 +38,8 @@ class Shard:
     index: int
     """From 0."""
     count: int
-    ids: tuple[str, ...]
+    images: range
+    """The numbers of its images, in the order of the ids."""
 
     @property
     def name(self) -> str:
@@ -64,7 +65,11 @@ class Shard:
 
     def images_done(self) -> int:
         """Return how many of its images need no more work, as far as this machine knows."""
-        return len(self.ids) if self.table.exists() else len(_read_journal(self.journal)[0])
+        return len(self.images) if self.table.exists() else len(_read_journal(self.journal)[0])
+
+    def is_merged(self) -> bool:
+        """Tell whether somebody has made the result whole by now, so that the shard's files are wanted no more."""
+        return storage.exists(storage.join(self.result.uri, DONE))
 
     @contextmanager
     def locked(self) -> Iterator[Lease | None]:
@@ -79,14 +84,21 @@ class Shard:
                 yield None
 
 
-def cut(result: ResultDirectory, ids: tuple[str, ...], count: int) -> list[Shard]:
-    """Cut the ids into `count` contiguous shards whose sizes differ by at most one."""
-    bounds = [len(ids) * index // count for index in range(count + 1)]
-    return [Shard(result, index, count, ids[bounds[index] : bounds[index + 1]]) for index in range(count)]
+def cut(result: ResultDirectory, images: int, count: int) -> list[Shard]:
+    """Cut a set of so many images into `count` contiguous shards whose sizes differ by at most one."""
+    bounds = [images * index // count for index in range(count + 1)]
+    return [Shard(result, index, count, range(bounds[index], bounds[index + 1])) for index in range(count)]
 
 
-def run_shard(shard: Shard, workers: Workers, progress: Progress, guard: InterruptGuard) -> None:
+def run_shard(shard: Shard, ids: Sequence[str], workers: Workers, progress: Progress, guard: InterruptGuard) -> None:
     """Finish a shard, going on from its journal.
+
+    Args:
+        shard: the shard.
+        ids: its images.
+        workers: what proposes.
+        progress: counts the images.
+        guard: says when to stop.
 
     Raises:
         ResultLockedError: another process works on it.
@@ -94,20 +106,22 @@ def run_shard(shard: Shard, workers: Workers, progress: Progress, guard: Interru
     """
     with shard.locked() as lease:
         shard.fetch()
-        if shard.table.exists():
+        if shard.is_merged():
             return
-        with Journal(shard.journal) as journal:
-            published = time.monotonic()
-            for row in workers.rows([image_id for image_id in shard.ids if image_id not in journal.rows]):
-                journal.add(row)
-                progress.advance()
-                if guard.signal is not None or time.monotonic() - published > PUBLISH_SECONDS:
-                    _publish(shard.result, lease, shard.journal)
-                    published = time.monotonic()
-                guard.stop_if_asked(f"{len(journal.rows)} of {len(shard.ids)} images of shard {shard.name} are kept")
-            write_rows(shard.table, [journal.rows[image_id] for image_id in shard.ids])
+        if not shard.table.exists():
+            with Journal(shard.journal) as journal:
+                published = time.monotonic()
+                for row in workers.rows([image_id for image_id in ids if image_id not in journal.rows]):
+                    journal.add(row)
+                    progress.advance()
+                    if guard.signal is not None or time.monotonic() - published > PUBLISH_SECONDS:
+                        _publish(shard.result, lease, shard.journal)
+                        published = time.monotonic()
+                    guard.stop_if_asked(f"{len(journal.rows)} of {len(ids)} images of shard {shard.name} are kept")
+                write_rows(shard.table, [journal.rows[image_id] for image_id in ids])
+        # Also if it was finished here before: it may have been killed just then.
         _publish(shard.result, lease, shard.table)
-        shard.result.unpublish(shard.journal)
+        shard.result.unpublish(shard.journal, *([shard.table] if shard.is_merged() else []))
 
 
 def _publish(result: ResultDirectory, lease: Lease | None, path: Path) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import soco_core
 from soco_core.artifacts.benchmark import COLUMNS
 from soco_core.artifacts.proposals import MANIFEST
-from soco_core.artifacts.result import ResultDirectory
+from soco_core.artifacts.result import RECIPE, ResultDirectory
 from soco_core.report.figures import Figure, copy_picture, draw_bars, draw_finetuning, draw_pretraining, slug
+from soco_core.report.proposals import proposal_facts
 from soco_core.report.runs import Run
 from soco_core.report.tables import Table, build_tables
 
@@ -157,34 +158,31 @@ def _pretraining_facts(pretrained: ResultDirectory) -> list[Fact]:
 
 def _add_proposals(page: Page, proposals: ResultDirectory, folder: Path) -> None:
     manifest = json.loads((proposals.path / MANIFEST).read_text(encoding="utf-8"))
-    good, bad, boxes = manifest["images"]["good"], manifest["images"]["bad"], manifest["boxes_per_image"]
-    page.proposals = [
-        Fact("usable images", f"{good:,}"),
-        Fact("unreadable images", f"{bad:,}"),
-        Fact("boxes", f"{boxes['total']:,}"),
-        Fact("boxes per image", f"{boxes['mean']:.1f} on average, {boxes['median']:g} median, {boxes['max']} at most"),
-        *(
-            Fact(f"images kept by the {step.replace('_', ' ')} rule", f"{count:,}")
-            for step, count in manifest["kept_by"].items()
-        ),
-    ]
-    page.bad_image_count = bad
+    page.proposals = [Fact(name, value) for name, value in proposal_facts(manifest)]
+    page.bad_image_count = manifest["images"]["bad"]
     page.bad_images = [Fact(entry["id"], entry["reason"]) for entry in manifest["bad_images"][:BAD_IMAGES_SHOWN]]
     figures = proposals.path / "figures"
     page.proposal_figures = copy_picture(
-        figures / "proposals.png", folder, "proposals", "Selective search's boxes after the filter, on some images."
+        figures / "proposals.png",
+        folder,
+        "proposals",
+        "Some of the boxes that the filter kept, on images spread evenly over the set (as the paper's Figure 2).",
     ) + copy_picture(
         figures / "proposals_histogram.png",
         folder,
         "proposals_histogram",
-        "How many boxes images have, and their sizes.",
+        "How many boxes images have, and their sizes √(hw) in pixels (as the paper's Figure 3).",
     )
 
 
 def _recipes(
     name: str, runs: list[Run], pretrained: ResultDirectory | None, proposals: ResultDirectory | None
 ) -> list[RecipeFile]:
-    """Put together what determined each run; runs that differ in nothing but their seed share a recipe."""
+    """Put together what determined each run; runs that differ in nothing but their seed share a recipe.
+
+    Which images there were, and where boxes were imported from, determined the proposals by fingerprints only:
+    that is taken from the recipe that lies with them.
+    """
     import yaml
 
     seeds: dict[str, set[int]] = {}
@@ -193,6 +191,9 @@ def _recipes(
         for result in (proposals, pretrained, run.directory):
             if result is not None:
                 recipe |= result.determined_by["recipe"]
+        if proposals is not None:
+            given = yaml.safe_load((proposals.path / RECIPE).read_text(encoding="utf-8"))
+            recipe |= {"images": given["images"], "proposals": given["proposals"]}
         recipe.pop("seed", None)
         seeds.setdefault(yaml.safe_dump(recipe, sort_keys=False), set()).add(run.result.seed)
     return [

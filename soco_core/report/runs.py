@@ -18,8 +18,15 @@ METHOD_ORDER = ("Scratch", "Supervised")
 ANSWERED_ELSEWHERE = {
     "finetune": {"benchmark", "iterations", "batch_size"},
     "pretrain": {"epochs"},
+    "proposals": {"boxes_file"},
 }
-"""Fields that are compared as a number of the run, or with more than one value of the paper's."""
+"""Fields that are compared as a number of the run, with more than one value of the paper's, or by another field."""
+LIKE_THE_PAPER = {
+    ("proposals", "engine"): ("exact", "opencv"),
+    ("proposals", "exact_texture_range"): ("unit", "byte"),
+}
+"""Fields of which more than the default counts as the paper's setting: `exact` is the implementation that its
+parameters belong to, `byte` what the authors' copy of that does."""
 COMPARED_SECTIONS = ("proposals", "views", "model", "pretrain", "finetune")
 
 
@@ -162,8 +169,11 @@ def _recipe_differences(directory: ResultDirectory, without: str = "") -> Iterat
         if section == without or section not in recipe:
             continue
         for field, value in paper[section].items():
-            if field not in ANSWERED_ELSEWHERE.get(section, ()) and recipe[section].get(field, value) != value:
-                yield Difference(f"{section}.{field}", _shown(recipe[section][field]), _shown(value))
+            accepted = LIKE_THE_PAPER.get((section, field), (value,))
+            if field not in ANSWERED_ELSEWHERE.get(section, ()) and recipe[section].get(field, value) not in accepted:
+                yield Difference(
+                    f"{section}.{field}", _shown(recipe[section][field]), " or ".join(map(_shown, accepted))
+                )
 
 
 def _shown(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from soco_core import storage
+from soco_core.artifacts.proposals import CONTRACT as PROPOSALS_CONTRACT
 from soco_core.artifacts.result import DONE, ResultDirectory, locate, open_result
 from soco_core.artifacts.stage import complete
 from soco_core.config import Recipe
@@ -46,6 +47,11 @@ def report(
     finetuned = [open_result(uri, stage="finetune") for uri in benchmarks]
     pretraining = open_result(pretrained, stage="pretrain") if pretrained else None
     proposed = open_result(proposals, stage="proposals") if proposals else None
+    if proposed and proposed.determined_by["contract"] != PROPOSALS_CONTRACT:
+        raise InputError(
+            f"{proposed.uri}: proposals of contract {proposed.determined_by['contract']}, but this version of soco "
+            f"reads contract {PROPOSALS_CONTRACT}; leave --proposals out, or make them and the pretraining again"
+        )
     if pretraining:
         _check_belongs(finetuned, pretraining, proposed)
     runs = read_runs(finetuned, pretraining, proposed)

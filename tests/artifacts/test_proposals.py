@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,19 @@ ROWS = [
     ProposalRow("c.jpg", 8, 4, np.array([[0, 0, 8, 4]], np.float32), "whole_image"),
     ProposalRow("d.jpg", 5, 6, np.array([[0, 0, 5, 6], [0, 0, 5, 5], [1, 1, 5, 5]], np.float32), "aspect_ratio"),
 ]
-HEADER = {"image_set": {"root": "/data/set", "fingerprint": "f" * 16, "fingerprint_mode": "contents"}}
+HEADER = {
+    "image_set": {
+        "root": "s3://data/set",
+        "layout": "coco",
+        "splits": ["train2017", "unlabeled2017"],
+        "subset": "10%",
+        "fingerprint": "f" * 16,
+        "fingerprint_mode": "contents",
+        "images": 4,
+    },
+    "parameters": {"scale": 500},
+    "search": {"engine": "exact", "numba": "0"},
+}
 
 
 @pytest.fixture
@@ -66,7 +79,9 @@ def test_the_reader_gives_the_good_images(merged: Path) -> None:
     proposals = Proposals(merged)
     good = [row for row in ROWS if row.error is None]
     assert len(proposals) == 3
-    assert proposals.image_set == "/data/set"
+    assert proposals.image_set == "s3://data/set"
+    assert (proposals.layout, proposals.splits, proposals.subset) == ("coco", ("train2017", "unlabeled2017"), "10%")
+    assert proposals.engine == "exact"
     assert proposals.image_set_fingerprint == "f" * 16
     assert proposals.fingerprint_mode == "contents"
     for i, row in enumerate(good):
@@ -79,6 +94,15 @@ def test_the_reader_gives_the_good_images(merged: Path) -> None:
         np.testing.assert_array_equal(proposals.boxes(i), row.boxes)
     assert proposals.counts().tolist() == [2, 1, 3]
     np.testing.assert_array_equal(proposals.all_boxes(), np.concatenate([row.boxes for row in good]))
+
+
+def test_the_ids_of_all_images_are_read_table_by_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ROWS_PER_TABLE", 1)
+    write_rows(tmp_path / "rows.parquet", ROWS * 6)  # 24 tables: the order is that of the numbers, not of the digits
+    write_merged(tmp_path, read_rows(tmp_path / "rows.parquet"), HEADER)
+    ids = Proposals(tmp_path).all_ids()
+    assert len(ids) == 24
+    assert list(ids) == list(ids) == [row.id for row in ROWS] * 6
 
 
 def test_boxes_are_a_copy(merged: Path) -> None:
@@ -96,19 +120,35 @@ def test_the_reader_is_pickled_as_its_path(merged: Path) -> None:
 def test_the_boxes_are_mapped_and_not_read(merged: Path) -> None:
     before = pa.total_allocated_bytes()
     proposals = Proposals(merged)
+    assert [proposals.id(i) for i in range(3)] == ["a.jpg", "c.jpg", "d.jpg"]
     assert pa.total_allocated_bytes() == before
     assert not proposals.all_boxes().flags.owndata
 
 
 def test_the_manifest_counts(merged: Path) -> None:
     manifest = json.loads((merged / "manifest.json").read_text())
-    assert manifest["contract"] == 1
+    assert manifest["contract"] == 2
+    assert {key: manifest[key] for key in HEADER} == HEADER
     assert manifest["images"] == {"good": 3, "bad": 1}
     assert manifest["kept_by"] == {"strict": 1, "aspect_ratio": 1, "min_side": 0, "whole_image": 1}
     assert manifest["boxes_per_image"] == {"total": 6, "mean": 2.0, "min": 1, "median": 2.0, "max": 3}
     assert manifest["bad_images"] == [{"id": "b/ä.jpg", "reason": "empty file"}]
     assert manifest["reduced_images"] == ["a.jpg"]
     assert [entry["rows"] for entry in manifest["shards"]] == [4]
+
+
+def test_a_manifest_that_names_a_million_images_is_not_loaded(merged: Path) -> None:
+    manifest = json.loads((merged / "manifest.json").read_text())
+    manifest["reduced_images"] = [f"n01440764/n01440764_{number}.JPEG" for number in range(300_000)]
+    (merged / "manifest.json").write_text(json.dumps(manifest))
+    tracemalloc.start()
+    try:
+        assert len(Proposals(merged)) == 3
+        assert tracemalloc.get_traced_memory()[1] < 2e6
+        json.loads((merged / "manifest.json").read_text())
+        assert tracemalloc.get_traced_memory()[1] > 20e6  # what it is kept from
+    finally:
+        tracemalloc.stop()
 
 
 def test_files_do_not_tell_how_the_rows_were_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,5 +183,25 @@ def test_damaged_files_are_said_in_one_line(merged: Path) -> None:
         read_rows(merged / "rows.parquet")
     (merged / "kept.arrow").write_bytes(b"")
     with pytest.raises(InputError, match="no readable proposals") as caught:
+        Proposals(merged)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "said"),
+    [
+        ("{", "no readable proposals"),
+        ("", "no readable proposals"),
+        ("[]", r"no readable proposals \(manifest\.json lacks contract, image_set, search"),
+        ('{"contract": 2, "search": {}}', r"no readable proposals \(manifest\.json lacks image_set\)"),
+        (
+            '{"contract": 1, "image_set": {}, "search": {}}',
+            r"of contract 1, but .* reads contract 2; run `soco propose`",
+        ),
+    ],
+)
+def test_a_manifest_of_another_kind_is_said_in_one_line(merged: Path, manifest: str, said: str) -> None:
+    (merged / "manifest.json").write_text(manifest)
+    with pytest.raises(InputError, match=said) as caught:
         Proposals(merged)
     assert "\n" not in str(caught.value)

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import io
 import json
+import struct
+import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
-from soco_core.images import BadImageError, decode_image
+from soco_core.config import ImagesConfig
+from soco_core.images import DEFAULT_MAX_PIXELS, BadImageError, decode_image
 
 LEFT_RED_RIGHT_BLUE = np.zeros((16, 32, 3), np.uint8)
 LEFT_RED_RIGHT_BLUE[:, :16, 0] = 255
@@ -135,14 +139,64 @@ def test_reasons_name_the_trouble_and_repeat() -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_more_pixels_than_pillows_limit_are_refused_without_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_pixels_than_the_limit_are_refused_without_a_warning() -> None:
     data = encoded(Image.fromarray(LEFT_RED_RIGHT_BLUE), "PNG")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)  # 512 pixels: Pillow itself warns only
-    with pytest.raises(BadImageError, match="32x16 pixels, more than the limit of 400"):
-        decode_image(data)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow raises
-    with pytest.raises(BadImageError, match="limit"):
-        decode_image(data)
+    assert decode_image(data, max_pixels=512).shape == (16, 32, 3)
+    # Within twice its own limit Pillow only warns.
+    with pytest.raises(BadImageError, match=r"^more than the limit of 511 pixels$"):
+        decode_image(data, max_pixels=511)
+
+
+def bomb(side: int) -> bytes:
+    """A PNG of a few bytes that declares `side` x `side` pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    end = chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + end
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("side", [9_460, 12_000, 60_000])  # just above the limit, below twice the limit, far above
+def test_a_bomb_is_refused_before_it_is_decoded(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def explode(*_: object) -> None:
+        pytest.fail("decoded")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", explode)
+    with pytest.raises(BadImageError, match=f"^more than the limit of {DEFAULT_MAX_PIXELS} pixels$"):
+        decode_image(bomb(side))
+
+
+def test_a_higher_limit_than_pillows_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    data = encoded(Image.fromarray(LEFT_RED_RIGHT_BLUE), "PNG")  # 512 pixels: Pillow would raise
+    assert decode_image(data, max_pixels=600).shape == (16, 32, 3)
+
+
+def test_the_default_limit_is_the_recipes() -> None:
+    assert ImagesConfig().max_pixels == DEFAULT_MAX_PIXELS
+
+
+def test_sixteen_bits_a_channel() -> None:
+    blue_green_red = np.array([[[0, 257, 32896], [65535, 40000, 128]]], np.uint16)
+    for suffix in (".png", ".tiff"):
+        data = cv2.imencode(suffix, blue_green_red)[1].tobytes()
+        # 32896 = 128 x 257, 257 = 1 x 257; Pillow drops the low byte: 40000 >> 8 = 156.
+        assert decode_image(data).tolist() == [[[128, 1, 0], [0, 156, 255]]]
+    with_alpha = np.array([[[0, 0, 0, 51 * 257]]], np.uint16)
+    assert decode_image(cv2.imencode(".png", with_alpha)[1].tobytes()).tolist() == [[[204, 204, 204]]]
+
+
+def test_a_reason_names_no_address() -> None:
+    def refuse(*_: object) -> None:
+        raise ValueError(f"cannot read {io.BytesIO()}")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ImageFile.ImageFile, "load", refuse)
+        with pytest.raises(BadImageError, match=r"^cannot read <_io\.BytesIO object>$"):
+            decode_image(encoded(Image.fromarray(LEFT_RED_RIGHT_BLUE), "PNG"))
 
 
 def test_the_files_that_break_loaders(shared_data: Path) -> None:

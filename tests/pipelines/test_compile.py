@@ -34,7 +34,8 @@ def test_demo_tasks_and_dependencies(tmp_path: Path) -> None:
     assert dependencies == {
         "demo-data": set(),
         "plan": {"demo-data"},
-        "propose-all": {"demo-data", "plan"},
+        "plan-proposals": {"demo-data", "plan"},
+        "propose-all": {"demo-data", "plan", "plan-proposals"},
         "pretrain": {"demo-data", "plan", "propose-all"},
         "convert": {"plan", "pretrain"},
         "finetune": {"demo-data", "plan"},
@@ -57,10 +58,11 @@ def test_own_data_and_supervised_weights(tmp_path: Path) -> None:
         "supervised": "/s.pth",
         "output": None,
         "tracking_uri": "",
+        "shards": 2,
     }
     given = found["plan"]["inputs"]["parameters"]
     assert {name: value["componentInputParameter"] for name, value in given.items()} == {
-        name: name for name in parameters
+        name: name for name in parameters if name != "shards"
     }
     methods = {
         task["inputs"]["parameters"]["method"]["runtimeValue"]["constant"]: task["inputs"]["parameters"]["init"]
@@ -72,18 +74,84 @@ def test_own_data_and_supervised_weights(tmp_path: Path) -> None:
     assert methods["SoCo"]["taskOutputParameter"]["producerTask"] == "convert"
 
 
-def test_shards_and_image(tmp_path: Path) -> None:
-    spec = compiled(tmp_path, "--shards", "3", "--image", "registry/soco:1")
-    (loop,) = (
-        task["parameterIterator"]["items"]["raw"]
-        for dag in all_dags(spec)
-        for task in dag["tasks"].values()
-        if "parameterIterator" in task
-    )
-    assert yaml.safe_load(loop) == ["0/3", "1/3", "2/3"]
+def proposals_tasks(spec: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Return the plan of the shards, the loop over them, what is looped over, and the merge."""
+    dag = spec["components"]["comp-propose-all"]["dag"]["tasks"]
+    (loop,) = (task for task in dag.values() if "parameterIterator" in task)
+    inner = spec["components"][loop["componentRef"]["name"]]["dag"]["tasks"]
+    assert set(inner) == {"propose"}
+    return tasks(spec)["plan-proposals"], loop, inner["propose"], dag["merge-proposals"]
+
+
+def test_image(tmp_path: Path) -> None:
+    spec = compiled(tmp_path, "--image", "registry/soco:1")
     executors = spec["deploymentSpec"]["executors"].values()
     assert {executor["container"]["image"] for executor in executors} == {"registry/soco:1"}
     assert "pip install" not in yaml.safe_dump(spec)
+
+
+def test_the_number_of_shards_is_a_parameter(tmp_path: Path) -> None:
+    spec = compiled(tmp_path, "--shards", "32")
+    assert spec["root"]["inputDefinitions"]["parameters"]["shards"] == {
+        "defaultValue": 32.0,
+        "isOptional": True,
+        "parameterType": "NUMBER_INTEGER",
+    }
+    planned, loop, propose, merge = proposals_tasks(spec)
+    assert planned["inputs"]["parameters"]["count"] == {"componentInputParameter": "shards"}
+    given = tasks(spec)["propose-all"]["inputs"]["parameters"]
+    for name in ("shards", "plan"):
+        assert given[name]["taskOutputParameter"] == {"outputParameterKey": name, "producerTask": "plan-proposals"}
+    assert loop["parameterIterator"]["items"] == {"inputParameter": "pipelinechannel--shards"}
+    item = loop["parameterIterator"]["itemInput"]
+    assert propose["inputs"]["parameters"]["shard"] == {"componentInputParameter": item}
+    for task in (propose, merge):
+        assert task["inputs"]["parameters"]["plan"]["componentInputParameter"].endswith("plan")
+    collected = merge["inputs"]["parameters"]["shards"]["taskOutputParameter"]
+    assert collected["producerTask"] == merge["dependentTasks"][0]
+
+
+def test_shards_side_by_side(tmp_path: Path) -> None:
+    assert "iteratorPolicy" not in proposals_tasks(compiled(tmp_path))[1]
+    _, loop, _, _ = proposals_tasks(compiled(tmp_path, "--parallel-shards", "16"))
+    assert loop["iteratorPolicy"] == {"parallelismLimit": 16}
+
+
+def test_a_failed_shard_is_tried_again(tmp_path: Path) -> None:
+    planned, _, propose, merge = proposals_tasks(compiled(tmp_path))
+    for task in (planned, propose, merge):
+        # The lock that a dead pod leaves on S3 is free after a minute.
+        assert task["retryPolicy"] == {
+            "maxRetryCount": 3,
+            "backoffDuration": "60s",
+            "backoffFactor": 2.0,
+            "backoffMaxDuration": "3600s",
+        }
+    assert proposals_tasks(compiled(tmp_path, "--shard-retries", "5"))[2]["retryPolicy"]["maxRetryCount"] == 5
+    assert "retryPolicy" not in proposals_tasks(compiled(tmp_path, "--shard-retries", "0"))[2]
+
+
+def test_shards_run_in_pods_without_a_gpu(tmp_path: Path) -> None:
+    def resources(*arguments: str) -> dict[str, Any]:
+        executors = compiled(tmp_path, *arguments)["deploymentSpec"]["executors"]
+        found = {name: executor["container"].get("resources") for name, executor in executors.items()}
+        shard = found.pop("exec-propose")
+        assert set(found.values()) == {None}
+        return dict(shard)
+
+    assert resources() == {
+        "cpuRequest": 4.0,
+        "cpuLimit": 4.0,
+        "memoryRequest": 8.589934592,
+        "memoryLimit": 8.589934592,
+        "resourceCpuRequest": "4",
+        "resourceCpuLimit": "4",
+        "resourceMemoryRequest": "8Gi",
+        "resourceMemoryLimit": "8Gi",
+    }
+    chosen = resources("--shard-cpus", "500m", "--shard-memory", "900Mi")
+    assert {chosen["resourceCpuRequest"], chosen["resourceCpuLimit"]} == {"500m"}
+    assert {chosen["resourceMemoryRequest"], chosen["resourceMemoryLimit"]} == {"900Mi"}
 
 
 def test_caching_is_off_everywhere(tmp_path: Path) -> None:
@@ -94,7 +162,7 @@ def test_caching_is_off_everywhere(tmp_path: Path) -> None:
         for task in dag["tasks"].values()
         if "executorLabel" in spec["components"][task["componentRef"]["name"]]
     ]
-    assert len(executed) == 9
+    assert len(executed) == 10
     assert not any(task["cachingOptions"].get("enableCache", False) for task in executed)
 
 

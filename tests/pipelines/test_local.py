@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-STAGES = "demo_data,plan,propose 0/2,propose 1/2,merge_proposals,pretrain,convert,report"
+from soco_core import storage
+
+STAGES = "demo_data,plan,plan_proposals,propose 1/2,propose 2/2,merge_proposals,pretrain,convert,report"
 UNTRACKED = {"FAKE_UNTRACKED": "1"}
 
 
@@ -65,7 +67,7 @@ def test_run_and_run_again(start, tmp_path: Path) -> None:  # type: ignore[no-un
         ("FAKE_FAIL", "pretrain", "pretrain", "weights.pth: damaged; download it again"),
         ("FAKE_CRASH", "convert", "convert", "ZeroDivisionError: division by zero"),
         ("FAKE_KILLED", "proposals", "merge_proposals", "ended without a word (killed, perhaps for want of memory)"),
-        ("FAKE_FAIL", "propose", "propose [01]/2", "weights.pth: damaged; download it again"),
+        ("FAKE_FAIL", "propose", "propose [12]/2", "weights.pth: damaged; download it again"),
     ],
 )
 def test_a_failure_names_stage_cause_and_log(
@@ -76,7 +78,7 @@ def test_a_failure_names_stage_cause_and_log(
     label: str,
     cause: str,  # type: ignore[no-untyped-def]
 ) -> None:
-    status, out, err = finish(start(**UNTRACKED, **{how: stage}))
+    status, out, err = finish(start("--shard-retries", "0", **UNTRACKED, **{how: stage}))
     assert (status, out) == (1, ""), err
     lines = err.splitlines()
     # Both shards fail; the one that does so first is named.
@@ -85,6 +87,79 @@ def test_a_failure_names_stage_cause_and_log(
     assert "Traceback" not in err
     assert "Traceback" in log_of(tmp_path)
     assert "[report] started" not in err
+
+
+def test_images_on_s3(s3: str, start, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    storage.write_bytes(f"{s3}/images/a.jpg", b"not looked into")
+    coco = write_coco(tmp_path / "coco")
+    status, _, err = finish(start("--images", f"{s3}/images", "--coco", coco.name, **UNTRACKED))
+    assert status == 0, err + log_of(tmp_path)
+    (done,) = tmp_path.glob("out/plan/*/done.json")
+    inputs = json.loads(done.read_text())["determined_by"]["inputs"]
+    assert (inputs["images"], inputs["coco"]) == (f"{s3}/images", str(coco))
+    assert "[demo_data]" not in err
+
+    status, _, err = finish(start("--images", f"{s3}/nothing", "--coco", coco.name, **UNTRACKED))
+    assert (status, err) == (
+        2,
+        f"error: {s3}/nothing: nothing lies there; give the URI of a folder of images or of a pack\n",
+    )
+
+
+def write_coco(folder: Path) -> Path:
+    """Write a data set of one image with one object."""
+    for name in ("images", "annotations"):
+        (folder / name).mkdir(parents=True)
+    (folder / "images" / "a.jpg").write_bytes(b"not looked into")
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 10, "height": 10}],
+        "categories": [{"id": 1, "name": "thing"}],
+        "annotations": [
+            {
+                "id": 7,
+                "image_id": 1,
+                "category_id": 1,
+                "bbox": [2, 2, 4, 4],
+                "area": 16,
+                "iscrowd": 0,
+                "segmentation": [[2, 2, 6, 2, 6, 6, 2, 6]],
+            }
+        ],
+    }
+    for split in ("train", "val"):
+        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return folder
+
+
+def started_shards(folder: Path) -> set[str]:
+    """Shards of which a process was started, shown on the screen or not."""
+    return set(re.findall(r"\[(propose \d+/\d+)\] started \(process", log_of(folder)))
+
+
+@pytest.mark.parametrize("how", ["FAKE_FAIL", "FAKE_KILLED"])
+def test_each_failed_shard_is_tried_again(start, tmp_path: Path, how: str) -> None:  # type: ignore[no-untyped-def]
+    once = {"FAKE_ONCE": str(tmp_path), how: "propose"}
+    status, _, err = finish(start("--shards", "3", "--shard-retries", "1", **UNTRACKED, **once))
+    assert status == 0, err + log_of(tmp_path)
+    for number in range(1, 4):
+        shown = [line.partition("] ")[2] for line in err.splitlines() if line.startswith(f"[propose {number}/3] ")]
+        failed = ["error: weights.pth: damaged; download it again (to be tried again)"]
+        assert [line for line in shown if "done" not in line and "1/2 it" not in line] == [
+            "started",
+            *(failed if how == "FAKE_FAIL" else []),
+            "started again (1 of 1 retries)",
+        ]
+    assert "[merge_proposals] started" in err
+
+
+def test_after_the_last_retry_nothing_new_is_started(start, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    status, _, err = finish(start("--shards", "9", "--shard-retries", "1", **UNTRACKED, FAKE_FAIL="propose"))
+    assert status == 1, err
+    assert re.search(r"^error: propose [1-9]/9: weights.pth: damaged; download it again$", err, re.MULTILINE)
+    assert "started again (2 of" not in err
+    # Two at a time, and the second may be through with its own retries when the first gives up.
+    assert 2 <= len(started_shards(tmp_path)) <= 4
+    assert "[merge_proposals]" not in err
 
 
 def test_debug_shows_the_traceback(start) -> None:  # type: ignore[no-untyped-def]
@@ -169,6 +244,23 @@ def test_asked_to_stop(slow: subprocess.Popen[str], tmp_path: Path, number: sign
     assert err.splitlines()[-1] == "stopped; run the same command again to go on"
     assert "Traceback" not in err
     assert "[convert] started" not in err
+    assert_no_stage_lives(tmp_path)
+
+
+def test_asked_to_stop_no_other_shard_is_started(start, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    process = start("--shards", "40", **UNTRACKED, FAKE_SLOW="propose")
+    end = time.monotonic() + 100
+    while len(list(tmp_path.glob("out/shards/*/beat-worker"))) < 2:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    status, out, err = finish(process)
+    assert (status, out) == (130, ""), err
+    assert len(started_shards(tmp_path)) <= 3
+    assert err.count("stopped: what was finished is kept") == 2
+    assert "tried again" not in err
+    assert err.splitlines()[-1] == "stopped; run the same command again to go on"
     assert_no_stage_lives(tmp_path)
 
 

@@ -9,7 +9,9 @@ import sys
 import threading
 from pathlib import Path
 
-from pipelines.screen import Screen
+import pytest
+
+from pipelines.screen import RunEnded, Screen
 
 RECORDED = """\
 10:00:00.000 - INFO - Executing task \x1b[96m'pretrain'\x1b[0m
@@ -24,9 +26,9 @@ RECORDED = """\
 """
 
 
-def screen(echo: bool = False) -> tuple[Screen, io.StringIO, io.StringIO]:
+def screen(echo: bool = False, retries: dict[str, int] | None = None) -> tuple[Screen, io.StringIO, io.StringIO]:
     log, terminal = io.StringIO(), io.StringIO()
-    return Screen(log, terminal, echo), log, terminal
+    return Screen(log, terminal, echo, retries), log, terminal
 
 
 def test_shows_the_stages_lines_alone() -> None:
@@ -55,6 +57,61 @@ def test_a_failure_keeps_its_cause() -> None:
     filtered.write("[propose 0/2] started (process 4000000)\n[propose 0/2] error: a.jpg: gone\n")
     assert filtered.failures == {"propose 0/2": "a.jpg: gone"}
     assert terminal.getvalue().endswith("[propose 0/2] error: a.jpg: gone\n")
+
+
+def test_progress_of_a_shard() -> None:
+    filtered, _, terminal = screen()
+    filtered.write("[propose 1/32] started (process 4000000)\n")
+    filtered.write("    [propose 1/32] proposals: 7/9 images, 2.0/s, 1 s left\n")
+    filtered.write("[propose 1/32] done in 4.1 s: /out/proposals/0123\n")
+    assert terminal.getvalue().splitlines() == [
+        "[propose 1/32] started",
+        "[propose 1/32] 7/9 images, 2.0/s, 1 s left",
+        "[propose 1/32] done in 4.1 s: /out/proposals/0123",
+    ]
+
+
+def test_a_failure_counts_when_no_retry_is_left() -> None:
+    filtered, _, terminal = screen(retries={"propose": 1})
+    for pid in (4000000, 4000001):
+        assert filtered.failures == {}
+        filtered.write(f"[propose 0/2] started (process {pid})\n[propose 0/2] error: no\n")
+    assert filtered.failures == {"propose 0/2": "no"}
+    assert terminal.getvalue().splitlines() == [
+        "[propose 0/2] started",
+        "[propose 0/2] error: no (to be tried again)",
+        "[propose 0/2] started again (1 of 1 retries)",
+        "[propose 0/2] error: no",
+    ]
+
+
+def test_shards_have_retries_of_their_own() -> None:
+    filtered, _, _ = screen(retries={"propose": 1})
+    for index in range(3):
+        filtered.write(f"[propose {index}/3] started (process 4000000)\n[propose {index}/3] error: no\n")
+    assert filtered.failures == {}
+
+
+@pytest.mark.parametrize("how", ["failed", "stopped"])
+@pytest.mark.parametrize(
+    "announcement",
+    [
+        "10:00:00.000 - INFO - Executing task \x1b[96m'convert'\x1b[0m",
+        "10:00:00.000 - INFO - Task propose failed (attempt 1/4). Retrying in 1.0s...",
+    ],
+)
+def test_a_run_that_fails_or_stops_is_left(how: str, announcement: str) -> None:
+    filtered, log, _ = screen()
+    filtered.write(f"{announcement}\n")
+    if how == "failed":
+        filtered.write("[pretrain] started (process 4000000)\n[pretrain] error: no\n")
+    else:
+        filtered.stop()
+    filtered.write("10:00:00.000 - INFO - Task 'pretrain' finished with status FAILURE\n")
+    with pytest.raises(RunEnded):
+        filtered.write(f"{announcement}\n")
+    assert log.getvalue().endswith(f"{announcement}\n")
+    filtered.write("[pretrain] other stages may still speak\n")
 
 
 def test_a_stage_that_ends_without_a_word_is_still_known() -> None:

@@ -106,6 +106,7 @@ def test_which_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_without_an_id_is_no_run(monkeypatch: pytest.MonkeyPatch, run_id: str | None, link: str | None) -> None:
     kfp = pytest.importorskip("kfp")
     from pipelines.full_benchmark import build_pipeline
+    from pipelines.proposals import ShardTasks
     from pipelines.submit import submit
 
     asked: dict[str, Any] = {}
@@ -119,8 +120,8 @@ def test_a_run_without_an_id_is_no_run(monkeypatch: pytest.MonkeyPatch, run_id: 
             return SimpleNamespace(run_id=run_id)
 
     monkeypatch.setattr(kfp, "Client", Client)
-    pipeline = build_pipeline(image="i", shards=1, demo=True, supervised=False)
-    arguments = {"recipe": "demo", "output": "s3://b/o"}
+    pipeline = build_pipeline(image="i", demo=True, supervised=False, shard_tasks=ShardTasks())
+    arguments = {"recipe": "demo", "output": "s3://b/o", "shards": 3}
 
     def start() -> str:
         return submit(pipeline, arguments, address="http://h", namespace="n", experiment="e", name="demo")

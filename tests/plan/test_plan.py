@@ -7,12 +7,16 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from soco_core.config import Recipe
+from soco_core.config import ImagesConfig, ProposalsConfig, Recipe
 from soco_core.errors import InputError
+from soco_core.plan.inputs import check_boxes_file, look_at_images, with_absolute_files
 from soco_core.plan.stage import PARENT_RUN, Plan, end_run, plan
+from soco_core.recipes import parse_recipe
+from soco_core.storage import write_bytes
 
 RECIPE = Recipe(name="tiny")
 
@@ -46,6 +50,60 @@ def test_refuses_missing_inputs(inputs: dict[str, str], tmp_path: Path, change: 
     with pytest.raises(InputError, match=words):
         run({**inputs, **change}, tmp_path)
     assert not (tmp_path / "out").exists()
+
+
+def test_counts_the_images_of_the_recipes_subset(inputs: dict[str, str], tmp_path: Path) -> None:
+    for name in ("b.jpg", "c.jpg"):
+        Path(inputs["images"], name).touch()
+    assert run(inputs, tmp_path, parse_recipe("images: {subset: '2'}")).result.summary["pretraining_images"] == 2
+
+
+def test_files_of_the_recipe_travel_by_absolute_paths(
+    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("ids.txt").write_text("a.jpg\n")
+    Path("boxes.json").write_text("{}")
+    recipe = parse_recipe("{images: {subset: ids.txt}, proposals: {engine: import, boxes_file: boxes.json}}")
+    settled = run(inputs, tmp_path, recipe).recipe
+    assert settled.images.subset == str(tmp_path / "ids.txt")
+    assert settled.proposals.boxes_file == str(tmp_path / "boxes.json")
+
+
+@pytest.mark.parametrize("subset", ["", "coco-size", "10%", "0.5%", "5000"])
+def test_other_subsets_and_uris_are_no_local_files(subset: str) -> None:
+    images = ImagesConfig(subset=subset)
+    proposals = ProposalsConfig(engine="import", boxes_file="s3://bucket/boxes.json")
+    recipe = Recipe(images=images, proposals=proposals)
+    assert with_absolute_files(recipe) == recipe
+
+
+def test_refuses_a_missing_boxes_file(inputs: dict[str, str], tmp_path: Path) -> None:
+    recipe = parse_recipe("proposals: {engine: import, boxes_file: nowhere.json}")
+    with pytest.raises(InputError, match=r"proposals\.boxes_file: \S+nowhere\.json does not exist"):
+        run(inputs, tmp_path, recipe)
+
+
+def test_inputs_on_s3(s3: str, inputs: dict[str, str], tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        write_bytes(f"{s3}/images/{name}", b"not looked into")
+    proposals = ProposalsConfig(engine="import", boxes_file=f"{s3}/boxes.json")
+    with pytest.raises(InputError, match=r"s3://\S+/boxes\.json does not exist"):
+        check_boxes_file(Recipe(proposals=proposals))
+    write_bytes(f"{s3}/boxes.json", b"{}")
+    done = run({**inputs, "images": f"{s3}/images"}, tmp_path, Recipe(proposals=proposals)).result
+    assert done.summary["pretraining_images"] == 2
+    assert done.summary["images"] == f"{s3}/images"
+
+
+def test_a_look_at_s3_costs_one_request(faulty_s3: Any) -> None:
+    uri = f"{faulty_s3.uri}/images"
+    with pytest.raises(InputError, match="nothing lies there"):
+        look_at_images(uri, ImagesConfig())
+    write_bytes(f"{uri}/a.jpg", b"not looked into")
+    faulty_s3.requests.clear()
+    look_at_images(uri, ImagesConfig(subset="5"))
+    assert len(faulty_s3.requests) == 1
 
 
 def test_same_plan_goes_on_under_the_same_parent_run(inputs: dict[str, str], tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from soco_core.config import ProposalsConfig
-from soco_core.proposals.filters import filter_boxes
+from soco_core.proposals.filters import filter_boxes, meets_requirements
 
 PAPER = ProposalsConfig()
 
@@ -91,3 +91,20 @@ def test_other_bounds_of_the_recipe() -> None:
         [(10, 10), (20, 20), (18, 12)],
         "strict",
     )
+
+
+def test_a_box_without_width_or_height_meets_nothing() -> None:
+    # Bounds that let everything pass: only the missing side counts.
+    config = ProposalsConfig(min_relative_size=0.0, max_relative_size=1.0, fallback_min_side=1)
+    assert kept((0, 0), (0, 5), (5, 0), (5, 5), config=config) == ([(5, 5)], "strict")
+    assert kept((0, 0), (0, 50), (50, 0), config=config) == ([(100, 100)], "whole_image")
+    assert kept((0, 0), (95, 95)) == ([(95, 95)], "aspect_ratio")
+
+
+def test_the_requirements_alone() -> None:
+    sizes = [(50, 50), (0, 0), (91, 30), (90, 30), (29, 31), (80, 81), (31, 90)]
+    boxes = np.array([[5, 5, 5 + w, 5 + h] for w, h in sizes], np.float32)
+    assert meets_requirements(boxes, 100, 100, PAPER).tolist() == [True, False, False, True, False, False, True]
+    authors = ProposalsConfig(min_side=32)
+    assert meets_requirements(boxes, 100, 100, authors).tolist() == [True, *[False] * 6]
+    assert meets_requirements(np.zeros((0, 4), np.float32), 1, 1, PAPER).tolist() == []

@@ -61,11 +61,24 @@ class Results:
             result.finish({})
         return result.uri
 
-    def proposals(self, recipe: Recipe | None = None) -> ResultDirectory:
+    def proposals(
+        self, recipe: Recipe | None = None, contract: int = 2, given: Recipe | None = None
+    ) -> ResultDirectory:
+        """`recipe` determines the result; `given` is what the user gave, if that names files."""
         recipe = recipe or Recipe()
-        result = locate(str(self.folder), "proposals", 1, recipe, ("proposals",), {"images": "abc"})
-        with writing(result, recipe):
+        result = locate(str(self.folder), "proposals", contract, recipe, ("proposals",), {"images": "abc"})
+        with writing(result, given or recipe):
             manifest = {
+                "contract": contract,
+                "image_set": {
+                    "root": "s3://data/coco",
+                    "layout": "coco",
+                    "splits": ["train2017", "unlabeled2017"],
+                    "subset": "",
+                    "images": 1_281_167,
+                },
+                "parameters": recipe.part("proposals")["proposals"],
+                "search": {"engine": recipe.proposals.engine, "versions": {"cv2": "4.14.0", "numpy": "2.4.6"}},
                 "images": {"good": 1_281_165, "bad": 2},
                 "kept_by": {"strict": 1_281_000, "aspect_ratio": 100, "min_side": 60, "whole_image": 5},
                 "boxes_per_image": {"total": 20_000_000, "mean": 15.61, "min": 1, "median": 14.0, "max": 99},
@@ -73,6 +86,7 @@ class Results:
                     {"id": "a|b<i>.jpg", "reason": "truncated"},
                     {"id": "c.jpg", "reason": "empty"},
                 ],
+                "reduced_images": [f"{number}.jpg" for number in range(12_812)],
             }
             (result.path / "manifest.json").write_text(json.dumps(manifest))
             draw(result.path / "figures" / "proposals.png", "red")

@@ -1,8 +1,9 @@
 """Stages that only write their result, for tests of what runs them; Python imports this by itself.
 
 FAKE_FAIL: a stage that raises an error of the user's; FAKE_CRASH: one with a bug; FAKE_KILLED: one that
-is killed; FAKE_SLOW: one that works, with a worker process, until it is stopped; FAKE_STUBBORN: its
-worker does not end with it. FAKE_UNTRACKED: MLflow is left out, which costs seconds a stage.
+is killed. FAKE_ONCE: a folder, in which a stage that did so is noted; from then on it works. FAKE_SLOW: a
+stage that works, with a worker process, until it is stopped; FAKE_STUBBORN: its worker does not end with
+it. FAKE_UNTRACKED: MLflow is left out, which costs seconds a stage.
 """
 
 import os
@@ -36,11 +37,11 @@ def _behave(stage, folder):
 
     say(f"{stage}: 1/2 it, 1.0/s")
     print("a library speaks")
-    if os.environ.get("FAKE_FAIL") == stage:
+    if _asked("FAKE_FAIL", stage):
         raise InputError("weights.pth: damaged;\n  download it again")
-    if os.environ.get("FAKE_CRASH") == stage:
+    if _asked("FAKE_CRASH", stage):
         raise ZeroDivisionError("division by zero")
-    if os.environ.get("FAKE_KILLED") == stage:
+    if _asked("FAKE_KILLED", stage):
         os.kill(os.getpid(), signal.SIGKILL)
     if os.environ.get("FAKE_SLOW") == stage:
         stage, worker = os.getpid(), os.fork()
@@ -49,6 +50,17 @@ def _behave(stage, folder):
             path.write_text(str(time.time()))
             time.sleep(0.05)
         os._exit(0)
+
+
+def _asked(how, stage):
+    if os.environ.get(how) != stage:
+        return False
+    if "FAKE_ONCE" in os.environ:
+        note = os.path.join(os.environ["FAKE_ONCE"], os.environ["SOCO_STAGE_LABEL"].replace("/", "-"))
+        if os.path.exists(note):
+            return False
+        open(note, "x").close()
+    return True
 
 
 def demo_data(recipe, *, output, tracking=None):
@@ -65,12 +77,23 @@ def demo_data(recipe, *, output, tracking=None):
     return result
 
 
-def propose_shard(recipe, *, images, output, index, count):
-    _behave("propose", None)
+def plan_shards(recipe, *, images, output, count):
+    _behave("plan_proposals", None)
+    return f"{output}/plan of {count}"
+
+
+def propose_shard(recipe, *, images, output, index, count, plan):
+    from pathlib import Path
+
+    assert plan == f"{output}/plan of {count}"
+    folder = Path(output, "shards", str(index))
+    folder.mkdir(parents=True, exist_ok=True)
+    _behave("propose", folder)
     return output
 
 
-def merge_shards(recipe, *, images, output, count, tracking=None):
+def merge_shards(recipe, *, images, output, count, plan, tracking=None):
+    assert plan == f"{output}/plan of {count}"
     return _result(recipe, "proposals", output, {"images": images, "count": count}, tracking)
 
 
@@ -107,7 +130,7 @@ def report(recipe, *, benchmarks, output, pretrained=None, proposals=None, track
 def _install():
     stages = {
         "demo_data": [demo_data],
-        "proposals": [propose_shard, merge_shards],
+        "proposals": [plan_shards, propose_shard, merge_shards],
         "pretrain": [pretrain],
         "convert": [convert],
         "detection": [finetune],
