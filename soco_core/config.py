@@ -14,7 +14,18 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 Probability = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
-ResNetName = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
+ResNetName = Literal[
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnext50_32x4d",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+]
 
 
 def _number_as_text(value: object) -> object:
@@ -114,10 +125,23 @@ class ProposalsConfig(Section):
 class ViewsConfig(Section):
     """View construction, box jitter and augmentation (3.2, 4.1)."""
 
+    objects: Literal["proposals", "whole-image"] = "proposals"
+    """What is contrasted: object proposals, or each view as one object (Table 4, first row: K is then 1)."""
     size: Annotated[int, Field(ge=32)] = 224
     """Side of V1 and V2 in pixels (3.2)."""
+    crop_source: Literal["first", "image"] = "first"
+    """What V2 and V4 (and V3, if it is a crop) are cropped from: V1 (3.2), or the original image (the authors' code)."""
+    third_view: Literal["downsampled", "crop", "none"] = "downsampled"
+    """V3: V2 downsampled (3.2), a crop of its own (the authors' code), or none (C4; Table 4 without Multi View)."""
     small_size: Annotated[int, Field(ge=32)] = 112
     """Side of V3 in pixels (3.2, Table 5a)."""
+    fourth_view: bool = False
+    """V4, a random crop at `fourth_size`: SoCo* (4.1)."""
+    fourth_size: Annotated[int, Field(ge=32)] = 192
+    """Side of V4 in pixels (SoCo*)."""
+    draw: Literal["shared", "per-pair"] = "shared"
+    """Proposals of an image: the same K in all views (3.2), or K drawn for each pair (V1, Vj) among those that overlap
+    both (the authors' code)."""
     crop_min_scale: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Least area of V2's crop, as a share of V1's (3.2)."""
     crop_max_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -128,6 +152,8 @@ class ViewsConfig(Section):
     """K, the proposals drawn for an image in each step (Table 5c)."""
     jitter_probability: Probability = 0.5
     """Probability that a proposal's copy in a view is jittered (3.2)."""
+    jitter_views: Literal["all", "first"] = "all"
+    """Views whose boxes are jittered: all, each on its own (3.2, on the proposals), or V1 only (the authors' code)."""
     jitter_range: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
     """Offsets r of centre and size are drawn from [-range, range] (3.2)."""
     flip_probability: Probability = 0.5
@@ -147,7 +173,7 @@ class ViewsConfig(Section):
     blur_probability_first: Probability = 1.0
     """Probability of Gaussian blur in V1."""
     blur_probability_others: Probability = 0.1
-    """Probability of Gaussian blur in V2 and V3."""
+    """Probability of Gaussian blur in the other views."""
     blur_min_sigma: PositiveFloat = 0.1
     """Least sigma of the blur, in pixels."""
     blur_max_sigma: PositiveFloat = 2.0
@@ -155,7 +181,13 @@ class ViewsConfig(Section):
     solarise_probability_first: Probability = 0.0
     """Probability of solarisation in V1."""
     solarise_probability_others: Probability = 0.2
-    """Probability of solarisation in V2 and V3."""
+    """Probability of solarisation in the other views."""
+    cutout_probability: Probability = 0.0
+    """Probability that a square is cut out of a box of V2, V3 or V4 (0.5 in the authors' code for C4 and FPN, 100 epochs)."""
+    cutout_min_area: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Least area of the square, as a share of its box's (the authors' code)."""
+    cutout_max_area: Annotated[float, Field(gt=0, le=1)] = 0.3
+    """Largest area of the square, as a share of its box's (the authors' code)."""
 
     @model_validator(mode="after")
     def _ranges_in_order(self) -> Self:
@@ -165,16 +197,36 @@ class ViewsConfig(Section):
             )
         if self.blur_min_sigma > self.blur_max_sigma:
             raise ValueError("blur_min_sigma must not exceed blur_max_sigma")
+        if self.cutout_min_area > self.cutout_max_area:
+            raise ValueError(f"cutout_min_area ({self.cutout_min_area}) must not exceed {self.cutout_max_area}")
         if self.small_size > self.size:
             raise ValueError(f"small_size ({self.small_size}) must not exceed size ({self.size})")
+        if self.fourth_size > self.size:
+            raise ValueError(f"fourth_size ({self.fourth_size}) must not exceed size ({self.size})")
+        if self.objects == "whole-image" and self.proposals_per_image != 1:
+            raise ValueError("objects `whole-image` is one object an image: set proposals_per_image to 1")
         return self
 
 
 class ModelConfig(Section):
-    """Backbone, FPN, box head, projector and predictor of SoCo-R50-FPN (3.3, 4.1)."""
+    """Backbone, FPN, box head, projector and predictor (3.3, 4.1); the switches of Table 4."""
 
+    architecture: Literal["fpn", "c4"] = "fpn"
+    """`fpn`: SoCo-R50-FPN; `c4`: SoCo-R50-C4, RoIAlign on C4 and the fifth residual block as head (3.3)."""
     backbone: ResNetName = "resnet50"
     """A torchvision ResNet; its stride is in the 3x3 convolution."""
+    use_fpn: bool = True
+    """Pool from an FPN; without it from `backbone_level` (Table 4, FPN)."""
+    use_head: bool = True
+    """The box head makes h of a pooled region; without it h is the region's average (Table 4, Head)."""
+    scale_aware: bool = True
+    """Each box on the level of its size; without it all on `single_level` (Table 4, Scale-aware Assignment)."""
+    single_level: Literal["P2", "P3", "P4", "P5"] = "P4"
+    """Level of all boxes without `scale_aware` (the paper is silent: docs/ablations.md)."""
+    backbone_level: Literal["C4", "C5"] = "C5"
+    """Feature map that boxes are pooled from without `use_fpn` (the paper is silent: docs/ablations.md)."""
+    head_levels: Literal["own", "all"] = "own"
+    """The head sees a box at its own level (3.3), or at all four, of which only its own counts (the authors' code)."""
     fpn_channels: PositiveInt = 256
     """Channels of P2..P5."""
     head_convs: PositiveInt = 4
@@ -182,7 +234,7 @@ class ModelConfig(Section):
     head_fc_size: PositiveInt = 1024
     """Width of the box head's output, the object-level representation h."""
     roi_size: PositiveInt = 7
-    """Side of the RoIAlign grid."""
+    """Side of the RoIAlign grid (the C4 recipes: 14)."""
     hidden_size: PositiveInt = 4096
     """Width of the hidden layer of projector and predictor (4.1)."""
     embedding_size: PositiveInt = 256
@@ -194,6 +246,22 @@ class ModelConfig(Section):
     def _limits_increase(self) -> Self:
         if not self.level_limits[0] < self.level_limits[1] < self.level_limits[2]:
             raise ValueError(f"level_limits {list(self.level_limits)} must increase")
+        return self
+
+    @model_validator(mode="after")
+    def _switches_agree(self) -> Self:
+        if self.architecture == "c4" and not (self.use_fpn and self.use_head and self.scale_aware):
+            raise ValueError(
+                "architecture `c4` has neither FPN nor levels: leave use_fpn, use_head and scale_aware out"
+            )
+        if not self.use_fpn and (self.use_head or self.scale_aware):
+            raise ValueError(
+                "without use_fpn there is neither box head nor level: set use_head and scale_aware to false"
+            )
+        if self.scale_aware and not self.use_head:
+            raise ValueError("scale_aware without use_head is no row of Table 4: set use_head, or scale_aware to false")
+        if self.head_levels == "all" and (self.architecture == "c4" or not self.scale_aware):
+            raise ValueError("head_levels `all` goes with architecture `fpn` and scale_aware")
         return self
 
 
@@ -220,6 +288,9 @@ class PretrainConfig(Section):
     """Trust coefficient of LARS."""
     ema_start: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """The target network's momentum coefficient tau at step 0; it rises to 1 (4.1, Table 5d)."""
+    divergence_steps: PositiveInt = 200
+    """Training stops when the loss, averaged over so many steps after the warm-up, has risen half the way back from its
+    best such average to 0, where unrelated embeddings are."""
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> Self:
@@ -322,6 +393,12 @@ class RuntimeConfig(Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU where there is one."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the networks in pretraining. `auto`: bf16 on a GPU that has it natively, fp16 with a gradient scaler on an older
+    one (V100), fp32 on a CPU. Losses, batch-norm statistics, RoIAlign and the optimiser stay in fp32."""
+    images_per_process: Annotated[int, Field(ge=1)] | None = None
+    """Most images that a process holds at once in pretraining. A larger share of the batch is accumulated, and batch norm
+    then sees the smaller one, which changes the result: it is warned of and recorded. null: the whole share."""
     workers: Annotated[int, Field(ge=0)] = 2
     """Processes that load data in training; 0 works in the main process."""
     search_workers: Annotated[int, Field(ge=0)] | None = None
