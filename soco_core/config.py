@@ -76,18 +76,19 @@ class ProposalsConfig(Section):
     opencv_colours: Annotated[tuple[Literal["bgr", "hsv", "lab"], ...], Field(min_length=1)] = ("bgr",)
     """Colour spaces that `single` segments and groups; the boxes of all are united."""
     opencv_strategies: Literal[1, 2, 4] = 1
-    """Groupings of `single`, as in OpenCV's modes: 1 by colour, texture, size and fill; 2 also by texture, size and fill;
-    4 also by fill alone and by size alone."""
+    """Groupings of `single`, as in OpenCV's modes: 1 by colour, texture, size and fill; 2 also by texture, size and
+    fill; 4 also by fill alone and by size alone."""
     exact_texture_range: Literal["unit", "byte"] = "unit"
-    """Range over which `exact` bins its texture codes: `unit` 0..1 as the `selectivesearch` package does, `byte` 0..255 as
-    the authors' copy of it does."""
+    """Range over which `exact` bins its texture codes: `unit` 0..1 as the `selectivesearch` package does, `byte`
+    0..255 as the authors' copy of it does."""
     random_boxes: PositiveInt = 4
     """Boxes that `random` draws in each image (Table 5c: 1, 4, 8)."""
     boxes_file: str = ""
     """JSON file (path or s3:// URI) that `import` reads: the authors' {name: [[x, y, w, h], ...]}, COCO annotations or
     COCO results."""
     max_long_side: Annotated[int, Field(ge=64)] = 1000
-    """Images with a longer side are searched on a copy reduced to this, in pixels: the cost grows faster than the area."""
+    """Images with a longer side are searched on a copy reduced to this, in pixels: the cost grows faster than the
+    area."""
     max_aspect_ratio: Annotated[float, Field(ge=1)] = 3.0
     """Keep 1/r <= w/h <= r (3.2, requirement 1)."""
     min_relative_size: Probability = 0.3
@@ -116,8 +117,8 @@ class ProposalsConfig(Section):
             raise ValueError(f"opencv_colours {list(self.opencv_colours)} names a colour space twice")
         if self.opencv_mode != "single" and (self.opencv_colours != ("bgr",) or self.opencv_strategies != 1):
             raise ValueError(
-                f"opencv_mode `{self.opencv_mode}` has colour spaces and strategies of its own; leave opencv_colours and "
-                "opencv_strategies out, or take the mode `single`"
+                f"opencv_mode `{self.opencv_mode}` has colour spaces and strategies of its own; leave opencv_colours "
+                "and opencv_strategies out, or take the mode `single`"
             )
         return self
 
@@ -130,7 +131,7 @@ class ViewsConfig(Section):
     size: Annotated[int, Field(ge=32)] = 224
     """Side of V1 and V2 in pixels (3.2)."""
     crop_source: Literal["first", "image"] = "first"
-    """What V2 and V4 (and V3, if it is a crop) are cropped from: V1 (3.2), or the original image (the authors' code)."""
+    """What V2, V4 (and V3, if it is a crop) are cropped from: V1 (3.2), or the original image (the authors' code)."""
     third_view: Literal["downsampled", "crop", "none"] = "downsampled"
     """V3: V2 downsampled (3.2), a crop of its own (the authors' code), or none (C4; Table 4 without Multi View)."""
     small_size: Annotated[int, Field(ge=32)] = 112
@@ -183,7 +184,8 @@ class ViewsConfig(Section):
     solarise_probability_others: Probability = 0.2
     """Probability of solarisation in the other views."""
     cutout_probability: Probability = 0.0
-    """Probability that a square is cut out of a box of V2, V3 or V4 (0.5 in the authors' code for C4 and FPN, 100 epochs)."""
+    """Probability that a square is cut out of a box of V2, V3 or V4 (0.5 in the authors' code for C4, and for FPN at
+    100 epochs)."""
     cutout_min_area: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Least area of the square, as a share of its box's (the authors' code)."""
     cutout_max_area: Annotated[float, Field(gt=0, le=1)] = 0.3
@@ -394,11 +396,11 @@ class RuntimeConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU where there is one."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of the networks in pretraining. `auto`: bf16 on a GPU that has it natively, fp16 with a gradient scaler on an older
-    one (V100), fp32 on a CPU. Losses, batch-norm statistics, RoIAlign and the optimiser stay in fp32."""
+    """Of the networks in pretraining. `auto`: bf16 on a GPU that has it natively, fp16 with a gradient scaler on an
+    older one (V100), fp32 on a CPU. Losses, batch-norm statistics, RoIAlign and the optimiser stay in fp32."""
     images_per_process: Annotated[int, Field(ge=1)] | None = None
-    """Most images that a process holds at once in pretraining. A larger share of the batch is accumulated, and batch norm
-    then sees the smaller one, which changes the result: it is warned of and recorded. null: the whole share."""
+    """Most images that a process holds at once in pretraining. A larger share of the batch is accumulated, and batch
+    norm then sees the smaller one, which changes the result: it is warned of and recorded. null: the whole share."""
     workers: Annotated[int, Field(ge=0)] = 2
     """Processes that load data in training; 0 works in the main process."""
     search_workers: Annotated[int, Field(ge=0)] | None = None
