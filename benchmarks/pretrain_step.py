@@ -2,8 +2,9 @@
 
     python benchmarks/pretrain_step.py --batch-size 4 --rounds 3
 
-The authors' code runs the box head on every box at all four levels and masks the loss; here a box is pooled
-and encoded at its own level only. Both use the same networks, views and optimiser.
+The authors' code runs the box head on every box at all four levels and masks the loss (model.head_levels `all`,
+model.head_calls `per-view`); by default a box is pooled and encoded at its own level only. Both use the same
+views and optimiser.
 """
 
 from __future__ import annotations
@@ -14,13 +15,9 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
-from torchvision.ops import roi_align
 
 from soco_core.config import ModelConfig, ViewsConfig
-from soco_core.models.backbone import STRIDES
-from soco_core.models.regions import assign_levels
-from soco_core.models.soco import ObjectEncoder, SoCo, ViewBatch
+from soco_core.models.soco import SoCo, ViewBatch
 from soco_core.pretrain.lars import LARS
 from soco_core.pretrain.loss import soco_loss
 
@@ -36,39 +33,19 @@ def make_views(batch_size: int, device: torch.device) -> list[ViewBatch]:
         corner = (side - extent) * torch.rand(batch_size, 4, 2, generator=generator)
         images = torch.randn(batch_size, 3, side, side, generator=generator).to(device)
         boxes = torch.cat([corner, corner + extent], -1).to(device)
-        views.append(ViewBatch(images.contiguous(memory_format=torch.channels_last), boxes))
+        ids = torch.arange(4, device=device).expand(batch_size, -1)
+        views.append(ViewBatch(images.contiguous(memory_format=torch.channels_last), boxes, ids))
     return views
 
 
-def project_at_all_levels(network: ObjectEncoder, views: list[ViewBatch]) -> Tensor:
-    """The authors' structure: every box at every level through head and projector, then the own one is kept."""
-    embedded = []
-    for view in views:
-        levels = assign_levels(view.boxes, network.config.level_limits).flatten()
-        at_levels = []
-        for features, stride in zip(network(view.images), STRIDES, strict=True):
-            regions = roi_align(features, list(view.boxes), network.config.roi_size, 1 / stride, 0, True)
-            at_levels.append(network.projector(network.head(regions)))
-        own = torch.stack(at_levels)[levels, torch.arange(len(levels), device=levels.device)]
-        embedded.append(own.unflatten(0, view.boxes.shape[:2]))
-    return torch.stack(embedded)
-
-
-def make_step(networks: SoCo, views: list[ViewBatch], authors: bool) -> Step:
+def make_step(networks: SoCo, views: list[ViewBatch]) -> Step:
     optimizer = LARS(networks.online.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-5, trust_coefficient=1e-3)
-
-    def embed() -> tuple[Tensor, Tensor]:
-        if not authors:
-            return networks(views)  # type: ignore[no-any-return]
-        with torch.no_grad():
-            target = project_at_all_levels(networks.target, views)
-        projected = project_at_all_levels(networks.online, views)
-        return networks.online.predictor(projected.flatten(0, 2)).unflatten(0, projected.shape[:3]), target
+    ids = [view.ids for view in views]
 
     def step() -> float:
         began = time.perf_counter()
         networks.update_target(0.99)
-        loss = soco_loss(*embed())["loss"]
+        loss = soco_loss(*networks(views), ids)["loss"]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -87,11 +64,12 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     views = make_views(options.batch_size, device)
     steps = {}
-    for name, authors in (("own level", False), ("all levels (authors)", True)):
+    authors = ModelConfig(head_levels="all", head_calls="per-view")
+    for name, model in (("own level", ModelConfig()), ("all levels (authors)", authors)):
         torch.manual_seed(0)
-        networks = SoCo(ModelConfig()).to(device)
+        networks = SoCo(model).to(device)
         networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        steps[name] = make_step(networks, views, authors)
+        steps[name] = make_step(networks, views)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for round_number in range(options.rounds + 1):
         for name, step in steps.items():

@@ -121,6 +121,28 @@ def propose(
 
 
 @app.command()
+def views(
+    image: Annotated[str, typer.Argument(help="An image file; with --proposals also the id of one of their images.")],
+    seed: Annotated[int | None, typer.Option(help="Seed of every random choice; by default the recipe's.")] = None,
+    epoch: Annotated[int, typer.Option(min=0, help="The epoch whose views are drawn.")] = 0,
+    proposals: Annotated[
+        str | None, typer.Option(help="Result of `soco propose`: draw what its pretraining sees of the image.")
+    ] = None,
+    images: Annotated[str | None, typer.Option(help="The images of --proposals, if they moved since.")] = None,
+    recipe: RecipeOption = DEFAULT_RECIPE,
+    overrides: SetOption = None,
+    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE.png", help="The picture.")] = "views.png",
+    debug: DebugOption = False,
+) -> None:
+    """Draw the views of an image with their boxes, levels and matches (paper 3.2, Figure 1)."""
+    from soco_core.view_command import draw_image
+
+    chosen = _recipe(recipe, [*(overrides or ()), *([] if seed is None else [f"seed={seed}"])])
+    draw_image(chosen, image=image, output=output, epoch=epoch, proposals=proposals, images=images)
+    print(output)
+
+
+@app.command()
 def pretrain(
     proposals: Annotated[str, typer.Option(help="Result of `soco propose`.")],
     images: Annotated[str | None, typer.Option(help="The images, if they moved since.")] = None,
@@ -251,3 +273,7 @@ def _parse_shard(text: str) -> tuple[int, int]:
     if separator and index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count):
         return int(index) - 1, int(count)
     raise SocoError(f"--shard {text!r}: write it as I/N with I from 1 to N, for example 1/4")
+
+
+if __name__ == "__main__":
+    main()

@@ -200,10 +200,12 @@ class ViewsConfig(Section):
         if self.blur_min_sigma > self.blur_max_sigma:
             raise ValueError("blur_min_sigma must not exceed blur_max_sigma")
         if self.cutout_min_area > self.cutout_max_area:
-            raise ValueError(f"cutout_min_area ({self.cutout_min_area}) must not exceed {self.cutout_max_area}")
-        if self.small_size > self.size:
+            raise ValueError(
+                f"cutout_min_area ({self.cutout_min_area}) must not exceed cutout_max_area ({self.cutout_max_area})"
+            )
+        if self.third_view != "none" and self.small_size > self.size:
             raise ValueError(f"small_size ({self.small_size}) must not exceed size ({self.size})")
-        if self.fourth_size > self.size:
+        if self.fourth_view and self.fourth_size > self.size:
             raise ValueError(f"fourth_size ({self.fourth_size}) must not exceed size ({self.size})")
         if self.objects == "whole-image" and self.proposals_per_image != 1:
             raise ValueError("objects `whole-image` is one object an image: set proposals_per_image to 1")
@@ -229,6 +231,9 @@ class ModelConfig(Section):
     """Feature map that boxes are pooled from without `use_fpn` (the paper is silent: docs/ablations.md)."""
     head_levels: Literal["own", "all"] = "own"
     """The head sees a box at its own level (3.3), or at all four, of which only its own counts (the authors' code)."""
+    head_calls: Literal["joint", "per-view"] = "joint"
+    """Regions that share batch statistics in head, projector and predictor: those of all views, or of each view (and of
+    each level, with head_levels `all`) on its own (the authors' code)."""
     fpn_channels: PositiveInt = 256
     """Channels of P2..P5."""
     head_convs: PositiveInt = 4

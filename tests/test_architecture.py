@@ -18,7 +18,7 @@ FLOORS = (
     {"artifacts"},
     {"engine", "launch", "models", "views", "images"},
     {"plan", "demo_data", "proposals", "pretrain", "convert", "detection", "linear", "report"},
-    {"cli", "doctor"},
+    {"cli", "doctor", "view_command"},
 )
 STAGES = FLOORS[3]
 HEAVY = {"torch", "torchvision", "cv2", "mlflow", "kfp", "matplotlib", "pyarrow", "boto3", "pycocotools", "safetensors"}

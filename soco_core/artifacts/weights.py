@@ -2,7 +2,8 @@
 
 Names (docs/artifacts.md): ``encoder.*`` (a torchvision ResNet without its classifier),
 ``neck.lateral_convs.i.{conv,bn}.*`` and ``neck.fpn_convs.i.{conv,bn}.*`` for P(i+2),
-``head.conv{1..}``, ``head.bn{1..}``, ``head.fc1``.
+``head.conv{1..}``, ``head.bn{1..}``, ``head.fc1``. Weights of SoCo-C4 have ``encoder.*`` alone, its ``layer4`` being
+the detector's head (res5); those of a reduced row of Table 4 have what it pretrains (docs/ablations.md).
 """
 
 from __future__ import annotations

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from soco_core.artifacts.weights import Coverage
 from soco_core.config import ModelConfig
-from soco_core.convert.names import TARGETS, Target, count_head_convs, to_target
+from soco_core.convert.names import TARGETS, Target, to_target
 from soco_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ NEW_PARTS: dict[Target, dict[str, str]] = {
         "roi_heads.mask_head.*": f"mask head and predictor, {_NEW}",
     },
 }
-"""Parts of a Mask R-CNN that no pretrained weight exists for, as key patterns."""
+"""Parts of a Mask R-CNN that no pretraining has weights for, as key patterns."""
 
 
 def split_pretrained(
@@ -96,13 +96,14 @@ def check_complete(tensors: Mapping[str, torch.Tensor], model: ModelConfig, sour
 
 
 def export(
-    canonical: Mapping[str, torch.Tensor], target: Target, left_out: Mapping[str, str]
+    canonical: Mapping[str, torch.Tensor], target: Target, model: ModelConfig, left_out: Mapping[str, str]
 ) -> tuple[dict[str, torch.Tensor], Coverage]:
     """Rename canonical weights for a target and account for every key.
 
     Args:
         canonical: encoder, neck and head under canonical names.
         target: format of the export.
+        model: what the weights were pretrained as.
         left_out: key -> reason for what :func:`split_pretrained` left out.
 
     Raises:
@@ -110,16 +111,43 @@ def export(
     """
     coverage = Coverage(target, left_out=dict(left_out), newly_initialised=dict(NEW_PARTS[target]))
     renamed: dict[str, torch.Tensor] = {}
-    head_convs = count_head_convs(canonical)
     for key, tensor in canonical.items():
-        name = to_target(key, target, head_convs)
+        name = to_target(key, target, model.head_convs, model.architecture)
         if name is None or name in renamed:
             raise InputError(
                 f"{key}: {'no' if name is None else 'not a unique'} name in {target}; the export would lose it"
             )
         renamed[name] = tensor
         coverage.loaded[key] = name
+    for pattern in _missing_parts(renamed, target, model):
+        coverage.newly_initialised[pattern] = "trained from scratch: this pretraining had no such part"
     return renamed, coverage
+
+
+def _missing_parts(loaded: Iterable[str], target: Target, model: ModelConfig) -> list[str]:
+    """Parts of the detector that other settings pretrain and this one did not, as the shortest key patterns.
+
+    A detector with an FPN has all of the FPN and a box head; of C4 detectors only detectron2 has one.
+    """
+    import torch
+
+    from soco_core.models.soco import ObjectEncoder
+
+    architecture = model.architecture if target == "detectron2" else "fpn"
+    sizes = {"backbone": model.backbone, "fpn_channels": model.fpn_channels, "head_convs": model.head_convs}
+    with torch.device("meta"):
+        whole = ObjectEncoder(ModelConfig.model_validate({"architecture": architecture, **sizes}))
+    kept, _ = split_pretrained(whole.state_dict(), target)
+    names = [to_target(key, target, model.head_convs, architecture) for key in kept]
+    taken = {*loaded, *NEW_PARTS[target]}
+    patterns: list[str] = []
+    for name in names:
+        if name is not None and name not in taken and not any(name.startswith(p[:-1]) for p in patterns):
+            parts = name.split(".")
+            prefixes = (".".join([*parts[:depth], ""]) for depth in range(1, len(parts)))
+            free = next(prefix for prefix in prefixes if not any(key.startswith(prefix) for key in taken))
+            patterns.append(f"{free}*")
+    return patterns
 
 
 def coverage_page(coverages: list[Coverage]) -> str:

@@ -52,7 +52,7 @@ def convert(
         summary: dict[str, Any] = {"keys": len(canonical) + len(left_out)}
         coverages = []
         for target in TARGETS:
-            tensors, coverage = export(canonical, target, left_out)
+            tensors, coverage = export(canonical, target, recipe.model, left_out)
             with atomic_file(result.path / f"{target}.pth") as out:
                 torch.save({"model": tensors} if target == "detectron2" else tensors, out)
             coverage.write(result.path / f"{target}.coverage.json")

@@ -27,24 +27,28 @@ def assign_levels(boxes: Tensor, limits: Sequence[int]) -> Tensor:
     return torch.bucketize(area, squares)
 
 
-def pool_regions(pyramid: Sequence[Tensor], boxes: Tensor, levels: Tensor, size: int) -> Tensor:
+def pool_regions(
+    maps: Sequence[Tensor], boxes: Tensor, levels: Tensor, size: int, strides: Sequence[int] = STRIDES
+) -> Tensor:
     """RoIAlign each box on its own level only.
 
     Args:
-        pyramid: [P2, P3, P4, P5], each [N, C, H, W].
-        boxes: XYXY view pixels, float [N, K, 4].
-        levels: int64 [N, K], as of :func:`assign_levels`.
+        maps: [P2, P3, P4, P5] or any others, each [N, C, H, W].
+        boxes: XYXY view pixels, float [N, B, 4].
+        levels: int64 [N, B], numbers of maps, as of :func:`assign_levels`.
         size: side of the output grid.
+        strides: of the maps, in pixels.
 
     Returns:
-        float32 (the pyramid's dtype, if that is wider) [N * K, C, size, size], in the order of `boxes`.
+        float32 (the maps' dtype, if that is wider) [N * B, C, size, size], in the order of `boxes`.
     """
     count = boxes.shape[1]
     images = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype).repeat_interleave(count)
     rois = torch.cat([images[:, None], boxes.flatten(0, 1)], dim=1)
     flat = levels.flatten()
     pooled, order = [], []
-    for level, (features, stride) in enumerate(zip(pyramid, STRIDES, strict=True)):
+    for level, (features, stride) in enumerate(zip(maps, strides, strict=True)):
+        # A map without a box passes too: its zero gradient keeps distributed training in step.
         chosen = torch.nonzero(flat == level).squeeze(1)
         wide = features if features.dtype == torch.float64 else features.float()
         pooled.append(roi_align(wide, rois[chosen].to(wide.dtype), size, 1.0 / stride, sampling_ratio=0, aligned=True))

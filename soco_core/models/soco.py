@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from soco_core.config import ModelConfig
-from soco_core.models.backbone import PyramidExtractor
+from soco_core.models.backbone import FeatureExtractor
 from soco_core.models.heads import BoxHead, mlp
 from soco_core.models.regions import assign_levels, pool_regions
 
@@ -20,32 +20,84 @@ class ViewBatch(NamedTuple):
     images: Tensor
     """Normalised RGB, float [N, 3, S, S]."""
     boxes: Tensor
-    """Proposals in the view's pixels, XYXY float32 [N, K, 4]; box i of an image is box i in each view."""
+    """Proposals in the view's pixels, XYXY float32 [N, B, 4]. B is K, or in V1 (views - 1) * K where each pair of
+    views has proposals of its own: block j belongs to V1 and V(j+2)."""
+    ids: Tensor
+    """Numbers of the proposals among an image's, int64 [N, B]: equal ones are the same object in all views."""
 
 
-class ObjectEncoder(PyramidExtractor):
-    """Backbone, FPN, box head and projector: what both networks share (equations 1 and 4)."""
+class ObjectEncoder(FeatureExtractor):
+    """Backbone, FPN, head and projector: what both networks share (equations 1 and 4)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.config = config
-        self.head = BoxHead(config)
-        self.projector = mlp(config.head_fc_size, config.hidden_size, config.embedding_size)
+        self.head: BoxHead | None = None
+        width = self.channels
+        if config.architecture == "c4":
+            width = self.encoder.out_channels[-1]
+        elif config.use_head:
+            self.head = BoxHead(config)
+            width = config.head_fc_size
+        self.projector = mlp(width, config.hidden_size, config.embedding_size)
 
-    def represent(self, view: ViewBatch) -> Tensor:
-        """Pool the proposals of one view: [N * K, C, roi_size, roi_size]."""
-        levels = assign_levels(view.boxes, self.config.level_limits)
-        return pool_regions(super().forward(view.images), view.boxes, levels, self.config.roi_size)
+    def forward(self, views: list[ViewBatch]) -> list[Tensor]:
+        """Embed the boxes of all views, float [N, B, D] for each view.
 
-    def project(self, views: list[ViewBatch]) -> Tensor:
-        """Embed the proposals of all views: g(f^H(RoIAlign(f^I(V), b))), float [len(views), N, K, D].
-
-        Each view passes the backbone on its own (their sizes differ, and so do their batch statistics);
-        the regions of all views pass the head in one call.
+        Each view passes the backbone on its own (their sizes differ, and so do their batch statistics); the
+        regions of all views pass the head in one call, unless `head_calls` says otherwise. With
+        `head_levels` "all" every box passes it at each level, and its own level's embedding is returned.
         """
-        count, proposals = views[0].boxes.shape[:2]
-        regions = torch.cat([self.represent(view) for view in views])
-        return self.projector(self.head(regions)).unflatten(0, (len(views), count, proposals))
+        regions = [pooled for view in views for pooled in self.pool(view)]
+        if self.config.head_calls == "joint":
+            embedded = list(self.embed(torch.cat(regions)).split([len(pooled) for pooled in regions]))
+        else:
+            embedded = [self.embed(pooled) for pooled in regions]
+        each = len(regions) // len(views)
+        return [self._own(embedded[j * each : (j + 1) * each], view) for j, view in enumerate(views)]
+
+    def pool(self, view: ViewBatch) -> list[Tensor]:
+        """Pool the boxes of a view at their own level: [[N * B, C, roi_size, roi_size]].
+
+        With `head_levels` "all" the list has such an entry for each level.
+        """
+        maps, size = self.features(view.images), self.config.roi_size
+        if self.config.head_levels == "own":
+            return [pool_regions(maps, view.boxes, self._levels(view), size, self.strides)]
+        first = torch.zeros_like(view.ids)
+        return [
+            pool_regions([features], view.boxes, first, size, [stride])
+            for features, stride in zip(maps, self.strides, strict=True)
+        ]
+
+    def represent(self, regions: Tensor) -> Tensor:
+        """h = f^H of pooled regions [R, C, roi_size, roi_size], float [R, width] (equation 1).
+
+        f^H is the box head, the fifth residual block and an average (C4), or an average alone (without head).
+        """
+        if self.head is not None:
+            return self.head(regions)
+        if self.config.architecture == "c4":
+            regions = self.encoder.layer4(regions)
+        return regions.mean(dim=(2, 3))
+
+    def embed(self, regions: Tensor) -> Tensor:
+        """v' = g(h) of pooled regions, float [R, D] (equation 4)."""
+        return self.projector(self.represent(regions))
+
+    def _levels(self, view: ViewBatch) -> Tensor:
+        if len(self.strides) == 1:
+            return torch.zeros_like(view.ids)
+        return assign_levels(view.boxes, self.config.level_limits)
+
+    def _own(self, embedded: list[Tensor], view: ViewBatch) -> Tensor:
+        """Pick each box's own of its embeddings ([N * B, D] for each level pooled): [N, B, D]."""
+        if len(embedded) == 1:
+            return embedded[0].unflatten(0, view.ids.shape)
+        levels = self._levels(view).flatten()
+        return torch.stack(embedded)[levels, torch.arange(len(levels), device=levels.device)].unflatten(
+            0, view.ids.shape
+        )
 
 
 class OnlineNetwork(ObjectEncoder):
@@ -55,10 +107,9 @@ class OnlineNetwork(ObjectEncoder):
         super().__init__(config)
         self.predictor = mlp(config.embedding_size, config.hidden_size, config.embedding_size)
 
-    def predict(self, views: list[ViewBatch]) -> Tensor:
-        """v = q(g(h)) of every proposal in every view, float [len(views), N, K, D] (equation 4)."""
-        projected = self.project(views)
-        return self.predictor(projected.flatten(0, 2)).unflatten(0, projected.shape[:3])
+    def embed(self, regions: Tensor) -> Tensor:
+        """v = q(g(h)) of pooled regions, float [R, D] (equation 4)."""
+        return self.predictor(super().embed(regions))
 
 
 class SoCo(nn.Module):
@@ -71,11 +122,11 @@ class SoCo(nn.Module):
         self.target.load_state_dict(copy.deepcopy(_without_predictor(self.online)))
         self.target.requires_grad_(False)
 
-    def forward(self, views: list[ViewBatch]) -> tuple[Tensor, Tensor]:
-        """Return (online predictions v, target projections v'), each float [len(views), N, K, D]."""
+    def forward(self, views: list[ViewBatch]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return online predictions v and target projections v', each float [N, B, D] for each view."""
         with torch.no_grad():
-            targets = self.target.project(views)
-        return self.online.predict(views), targets
+            targets = self.target(views)
+        return self.online(views), targets
 
     @torch.no_grad()
     def update_target(self, coefficient: float) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -39,6 +41,15 @@ class ViewDataset(Dataset[list[View]]):
 
     def __getitem__(self, key: Key) -> list[View]:
         epoch, number = key
+        generator = image_generator(self.recipe.seed, epoch, number)
+        return construct_views(self.image(number), self.proposals.boxes(number), self.recipe.views, generator)
+
+    def image(self, number: int) -> npt.NDArray[np.uint8]:
+        """Return an image of the set, upright RGB, uint8 [H, W, 3].
+
+        Raises:
+            InputError: it cannot be read any more, or has another size than when the proposals were made.
+        """
         name = self.proposals.id(number)
         width, height = self.proposals.size(number)
         # The proposals may have been made with a higher limit than this recipe's.
@@ -55,8 +66,7 @@ class ViewDataset(Dataset[list[View]]):
                 f"{storage.join(self.source.root, name)}: {image.shape[1]}x{image.shape[0]} pixels, but "
                 f"{width}x{height} when the proposals were made; restore the file, or make the proposals again"
             )
-        generator = image_generator(self.recipe.seed, epoch, number)
-        return construct_views(image, self.proposals.boxes(number), self.recipe.views, generator)
+        return image
 
 
 class EpochBatches(Sampler[list[Key]]):
@@ -94,7 +104,7 @@ class EpochBatches(Sampler[list[Key]]):
 
 
 def view_loader(
-    dataset: ViewDataset, batches: EpochBatches, workers: int, device: torch.device
+    dataset: ViewDataset, batches: Sampler[list[Key]], workers: int, device: torch.device
 ) -> DataLoader[list[View]]:
     """Load batches of views in `workers` processes (in this one, if 0)."""
     return DataLoader(
@@ -109,3 +119,5 @@ def view_loader(
 def _start_worker(_: int) -> None:
     # Ctrl-C reaches the whole process group; the trainer stops its loader once it has saved its state.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # `torchrun` passes every signal on to the whole process group
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-from torch.utils.data import default_collate
-
 from soco_core.artifacts.metrics import read_metrics
 from soco_core.pretrain.data import ViewDataset
-from soco_core.pretrain.trainer import prepare
+from soco_core.pretrain.records import METRICS, SPEED, pictured
 from soco_core.storage import atomic_file
 from soco_core.views.draw import draw_views
 
@@ -18,30 +15,45 @@ def draw_first_views(path: Path, dataset: ViewDataset, count: int) -> None:
     """Draw the views that the first epoch makes of `count` images, spread evenly over the set."""
     total = len(dataset.proposals)
     numbers = sorted({round(i * (total - 1) / max(count - 1, 1)) for i in range(count)})
-    batch = default_collate([dataset[0, number] for number in numbers])
-    views = prepare(batch, torch.device("cpu"))
-    draw_views(path, views, [dataset.proposals.id(number) for number in numbers], dataset.recipe)
+    draw_views(path, pictured(dataset, numbers), dataset.recipe)
 
 
-def draw_curves(path: Path, metrics: Path) -> None:
-    """Draw loss, learning rate and EMA coefficient, and the spread of the embeddings over steps."""
+def draw_curves(path: Path, folder: Path) -> None:
+    """Draw all that was watched, over the steps.
+
+    Args:
+        path: the PNG.
+        folder: where ``metrics.jsonl`` and ``speed.jsonl`` lie.
+    """
     from matplotlib.figure import Figure
 
-    entries = read_metrics(metrics)
-    steps = [entry["step"] for entry in entries]
+    metrics, speed = read_metrics(folder / METRICS), read_metrics(folder / SPEED)
+    names = list(metrics[0])
     curves = {
-        "loss": [name for name in entries[0] if name.startswith("loss")],
+        "loss and its terms": [name for name in names if name.startswith("loss") and name != "loss_scale"],
         "learning rate": ["learning_rate"],
         "EMA coefficient": ["ema"],
-        "embedding spread": ["embedding_std"],
+        "spread of embeddings": ["embedding_std"],
+        "gradient norm": ["gradient_norm"],
+        "share of boxes on each level": [name for name in names if name.startswith("boxes_")],
+        "share of images without usable boxes": ["unusable_images"],
+        "loss scale": [name for name in names if name == "loss_scale"],
+        "images per second": ["images_per_second"],
     }
-    figure = Figure(figsize=(9, 6), layout="constrained")
-    for axis, (title, names) in zip(figure.subplots(2, 2).flat, curves.items(), strict=True):
-        for name in names:
-            axis.plot(steps, [entry[name] for entry in entries], label=name, linewidth=2 if name == "loss" else 1)
+    drawn = {title: chosen for title, chosen in curves.items() if chosen}
+    rows = -(-len(drawn) // 3)
+    figure = Figure(figsize=(13, 3 * rows), layout="constrained")
+    axes = list(figure.subplots(rows, 3, squeeze=False).flat)
+    for axis, (title, chosen) in zip(axes, drawn.items(), strict=False):
+        entries = speed if title == "images per second" else metrics
+        for name in chosen:
+            width = 2 if name == "loss" else 1
+            axis.plot([e["step"] for e in entries], [e[name] for e in entries], label=name, linewidth=width)
         axis.set(title=title, xlabel="step")
         axis.grid(alpha=0.3)
-        if len(names) > 1:
+        if len(chosen) > 1:
             axis.legend(fontsize=7)
+    for axis in axes[len(drawn) :]:
+        axis.set_axis_off()
     with atomic_file(path) as file:
         figure.savefig(file, format="png", dpi=90, metadata={"Software": None})

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from soco_core.artifacts.result import ResultDirectory, locate, open_result
 from soco_core.artifacts.stage import complete
 from soco_core.config import Recipe
+from soco_core.engine.distributed import Processes, run_together
 from soco_core.errors import InputError
 from soco_core.tracking import Tracker, TrackingContext
 
-CONTRACT = 1
+if TYPE_CHECKING:
+    from soco_core.pretrain.data import ViewDataset
+
+CONTRACT = 2
 PICTURED_IMAGES = 4
 
 
@@ -22,7 +26,7 @@ def pretrain(
     images: str | None = None,
     tracking: TrackingContext | None = None,
 ) -> ResultDirectory:
-    """Pretrain SoCo-R50-FPN (or the size that the recipe asks for) on an image set (paper 3, 4.1).
+    """Pretrain the networks of a recipe on an image set (paper 3, 4.1), in all processes that `torchrun` started.
 
     Args:
         recipe: the resolved recipe.
@@ -34,46 +38,71 @@ def pretrain(
 
     Returns:
         A result with ``pretrained.safetensors`` (the online network), ``metrics.jsonl``, ``checkpoints/``
-        and ``figures/``.
+        and ``figures/``; in the first process. The others end here, with its status.
 
     Raises:
         InputError: the proposals are missing or belong to other images, or an image is missing or not what it was.
-        InterruptedStageError: stopped by a signal, with its state saved.
+        InterruptedStageError: stopped by a signal, in whichever process, with its state saved.
+        SocoError: the training diverged.
     """
-    proposed = open_result(proposals, stage="proposals")
-    result = locate(
-        output,
-        "pretrain",
-        CONTRACT,
-        recipe,
-        ("seed", "views", "model", "pretrain"),
-        {"proposals": proposed.fingerprint},
-    )
 
-    def compute(result: ResultDirectory, tracker: Tracker) -> dict[str, Any]:
-        from soco_core.artifacts.proposals import Proposals
-        from soco_core.artifacts.weights import PRETRAINED, save_canonical
-        from soco_core.images import open_source, source_fingerprint
-        from soco_core.pretrain.data import ViewDataset
-        from soco_core.pretrain.figures import draw_curves, draw_first_views
+    def lead(processes: Processes) -> ResultDirectory:
+        proposed = open_result(proposals, stage="proposals")
+        result = locate(
+            output,
+            "pretrain",
+            CONTRACT,
+            recipe,
+            ("seed", "views", "model", "pretrain"),
+            {"proposals": proposed.fingerprint},
+        )
+
+        def compute(result: ResultDirectory, tracker: Tracker) -> dict[str, Any]:
+            from soco_core.artifacts.weights import PRETRAINED, save_canonical
+            from soco_core.pretrain.figures import draw_curves, draw_first_views
+            from soco_core.pretrain.trainer import Trainer
+
+            dataset = _open_dataset(recipe, images, proposed)
+            if images is not None:
+                _check_images(dataset, images, proposals)
+            draw_first_views(result.path / "figures" / "views.png", dataset, PICTURED_IMAGES)
+            with processes.computing():
+                processes.in_turn(lambda: None)
+                trainer = processes.together(lambda: Trainer(recipe, dataset, processes, result, tracker))
+                trainer.train()
+            save_canonical(result.path / PRETRAINED, trainer.weights(), {"fingerprint": result.fingerprint})
+            draw_curves(result.path / "figures" / "loss.png", result.path)
+            return trainer.summary(result)
+
+        return complete(result, recipe, tracking, compute)
+
+    def follow(processes: Processes) -> None:
         from soco_core.pretrain.trainer import Trainer
 
-        boxes = Proposals.open(proposed)
-        source = open_source(images or boxes.image_set)
-        if images is not None:
-            # The ids are the proposals': nothing is listed, and what else lies there does not matter.
-            found = source_fingerprint(source, boxes.all_ids(), boxes.fingerprint_mode)
-            if found != boxes.image_set_fingerprint:
-                raise InputError(
-                    f"{images}: not the images that the proposals {proposals} were made for (fingerprint {found}, "
-                    f"not {boxes.image_set_fingerprint}); give those, or run `soco propose` on these"
-                )
-        dataset = ViewDataset(recipe, boxes, source)
-        draw_first_views(result.path / "figures" / "views.png", dataset, PICTURED_IMAGES)
-        trainer = Trainer(recipe, dataset, result, tracker)
-        summary = trainer.train()
-        save_canonical(result.path / PRETRAINED, trainer.weights(), {"fingerprint": result.fingerprint})
-        draw_curves(result.path / "figures" / "loss.png", result.path / "metrics.jsonl")
-        return summary
+        dataset = processes.in_turn(lambda: _open_dataset(recipe, images, open_result(proposals, stage="proposals")))
+        processes.together(lambda: Trainer(recipe, dataset, processes)).train()
 
-    return complete(result, recipe, tracking, compute)
+    return run_together(recipe.runtime.device, lead, follow)
+
+
+def _open_dataset(recipe: Recipe, images: str | None, proposed: ResultDirectory) -> ViewDataset:
+    from soco_core.artifacts.proposals import Proposals
+    from soco_core.images import open_source
+    from soco_core.pretrain.data import ViewDataset
+
+    boxes = Proposals.open(proposed)
+    return ViewDataset(recipe, boxes, open_source(images or boxes.image_set))
+
+
+def _check_images(dataset: ViewDataset, images: str, proposals: str) -> None:
+    """Refuse images that are not those of the proposals."""
+    from soco_core.images import source_fingerprint
+
+    boxes = dataset.proposals
+    # The ids are the proposals': nothing is listed, and what else lies there does not matter.
+    found = source_fingerprint(dataset.source, boxes.all_ids(), boxes.fingerprint_mode)
+    if found != boxes.image_set_fingerprint:
+        raise InputError(
+            f"{images}: not the images that the proposals {proposals} were made for (fingerprint {found}, "
+            f"not {boxes.image_set_fingerprint}); give those, or run `soco propose` on these"
+        )

@@ -2,49 +2,83 @@
 
 from __future__ import annotations
 
-import math
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from soco_core.artifacts.metrics import MetricsWriter, read_metrics
+from soco_core.artifacts.metrics import read_metrics
 from soco_core.artifacts.result import ResultDirectory
 from soco_core.config import Recipe
 from soco_core.console import say
 from soco_core.engine.checkpoints import Checkpointer
+from soco_core.engine.distributed import Processes
 from soco_core.engine.interrupt import InterruptGuard
-from soco_core.engine.progress import Progress
-from soco_core.engine.setup import choose_device, seed_everything
+from soco_core.engine.precision import Precision, choose_precision
+from soco_core.engine.setup import seed_everything
+from soco_core.engine.sync_batch_norm import synchronise_batch_norm
 from soco_core.errors import InputError, SocoError
-from soco_core.models.soco import SoCo, ViewBatch
-from soco_core.pretrain.data import EpochBatches, ViewDataset, view_loader
+from soco_core.models.soco import SoCo
+from soco_core.pretrain.data import EpochBatches, Key, ViewDataset, view_loader
 from soco_core.pretrain.lars import LARS
-from soco_core.pretrain.loss import embedding_spread, soco_loss
+from soco_core.pretrain.loss import soco_loss
+from soco_core.pretrain.records import METRICS, Records, dump_divergence, largest_gradients
 from soco_core.pretrain.schedules import ema_coefficients, learning_rates
+from soco_core.pretrain.shares import ShareOfBatches, divide
+from soco_core.pretrain.watch import Measured, Measurements, Watch
 from soco_core.tracking import Tracker
-from soco_core.views.augment import augment
+from soco_core.views.batch import prepare_views
 from soco_core.views.construct import View
 
 
 class Trainer:
     """Trains one pair of networks on one image set, from its last checkpoint if there is one.
 
+    Every process has one; they compute each batch together.
+
     Args:
         recipe: the resolved recipe.
         dataset: views by (epoch, image).
-        result: the result directory; metrics and checkpoints go there.
-        tracker: gets the curves.
+        processes: this one's place among them.
+        result: in the first process, the result directory; metrics and checkpoints go there.
+        tracker: in the first process, gets the curves.
     """
 
-    def __init__(self, recipe: Recipe, dataset: ViewDataset, result: ResultDirectory, tracker: Tracker) -> None:
-        self.recipe, self.dataset, self.result, self.tracker = recipe, dataset, result, tracker
-        config = recipe.pretrain
-        self.device = choose_device(recipe.runtime.device)
+    def __init__(
+        self,
+        recipe: Recipe,
+        dataset: ViewDataset,
+        processes: Processes,
+        result: ResultDirectory | None = None,
+        tracker: Tracker | None = None,
+    ) -> None:
+        self.recipe, self.dataset, self.processes = recipe, dataset, processes
+        self.result, self.tracker = result, tracker
+        config, self.device = recipe.pretrain, processes.device
+        self.images = len(dataset.proposals)
+        if self.images < 2:
+            raise InputError(
+                f"{dataset.source.root}: only one usable image; batch norm needs at least two, so add more"
+            )
+        self.batch_size = min(config.batch_size, self.images)
+        self.division = divide(self.batch_size, processes.count, recipe.runtime.images_per_process)
+        steps_per_epoch = self.images // self.batch_size
+        self.learning_rate = learning_rates(config, self.batch_size, steps_per_epoch)
+        self.ema = ema_coefficients(config, steps_per_epoch)
+        self.total_steps = len(self.ema)
+        self.precision = Precision(choose_precision(recipe.runtime.precision, self.device), self.device)
+        self.step = 0
+
         seed_everything(recipe.seed)
         self.networks = SoCo(recipe.model).to(self.device)
         self.networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if processes.count > 1:
+            synchronise_batch_norm(self.networks, self.device, processes.norm)
         self.optimizer = LARS(
             self.networks.online.parameters(),
             lr=0.0,
@@ -52,114 +86,233 @@ class Trainer:
             weight_decay=config.weight_decay,
             trust_coefficient=config.trust_coefficient,
         )
-        if len(dataset.proposals) < 2:
-            raise InputError(
-                f"{dataset.source.root}: only one usable image; batch norm needs at least two, so add more"
+        self.measurements = Measurements(recipe.model, processes)
+        self.watch = Watch(config, round(config.warmup_epochs * steps_per_epoch), self.precision.skips)
+        self.attempts: list[dict[str, Any]] = []
+        self._began = time.perf_counter()
+        # Waiting for the device costs nothing on a CPU; on a GPU the steps are looked at some at a time.
+        self.read_steps = 1 if self.device.type == "cpu" else recipe.runtime.log_steps
+        if processes.first:
+            self._warn()
+
+    def train(self) -> None:
+        """Run all steps that are left.
+
+        Raises:
+            InterruptedStageError: SIGINT or SIGTERM came, here or in another process; the state is saved.
+            SocoError: the training diverged.
+        """
+        self._check_precision()
+        self._resume()
+        online = self._online()
+        batches = EpochBatches(self.images, self.batch_size, self.recipe.pretrain.epochs, self.recipe.seed, self.step)
+        share = ShareOfBatches(batches, self.division, self.processes.rank)
+        with InterruptGuard() as guard, self._records() as records:
+            self._began = time.perf_counter()
+            passes = iter(view_loader(self.dataset, share, self.recipe.runtime.workers, self.device))
+            while self.step < self.total_steps:
+                batch, asked = self._next(passes, guard.signal or 0)
+                if asked:
+                    self._look(records)
+                    self._save(records)
+                    break
+                self._train_step(online, batch, passes)
+                self.step += 1
+                due = self.step % self.recipe.runtime.checkpoint_steps == 0 or self.step == self.total_steps
+                if due or self.step % self.read_steps == 0:
+                    self._look(records)
+                if due:
+                    self._save(records)
+            # The signal of one process is that of all, also one that came in the last step.
+            asked = self.processes.agree(asked=guard.signal or 0)
+            guard.signal = signal.Signals(asked) if asked else None
+            guard.stop_if_asked(f"the state after step {self.step} of {self.total_steps} is saved")
+
+    def _next(self, passes: Iterator[list[View]], asked: int = 0) -> tuple[list[View], int]:
+        """Load this process's next pass; errors of any process, and signals, come to light here."""
+        batch: list[View] = []
+        error = None
+        try:
+            batch = next(passes)
+        except Exception as caught:
+            error = caught
+        return batch, self.processes.agree(error, asked)
+
+    def _train_step(self, online: nn.Module, batch: list[View], passes: Iterator[list[View]]) -> None:
+        self.networks.train()
+        self.networks.update_target(float(self.ema[self.step]))
+        self.optimizer.zero_grad(set_to_none=True)
+        for number in range(self.division.passes):
+            if number > 0:
+                batch, _ = self._next(passes)
+            self._accumulate(online, batch, last=number == self.division.passes - 1)
+        scaler = self.precision.scaler
+        scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.networks.online.parameters() if p.grad is not None]
+        self.measurements.close(self.step, torch.stack(torch._foreach_norm(gradients)).float())
+        for group in self.optimizer.param_groups:
+            group["lr"] = float(self.learning_rate[self.step])
+        scaler.step(self.optimizer)
+        scaler.update()
+
+    def _accumulate(self, online: nn.Module, batch: list[View], last: bool) -> None:
+        """Add this process's part of a pass to the gradients, which become the mean over the global batch."""
+        views = prepare_views(batch, self.device)
+        with online.no_sync() if isinstance(online, DistributedDataParallel) and not last else nullcontext():
+            with self.precision.autocast():
+                predictions = online(views)
+                with torch.no_grad():
+                    target = self.networks.target(views)
+            terms = soco_loss(predictions, target, [view.ids for view in views])
+            # DDP takes the mean over processes, and their parts may differ by an image.
+            share = len(views[0].images) * self.processes.count / self.batch_size
+            self.precision.scaler.scale(terms["loss"] * share).backward()
+        usable = torch.stack([view.usable for view in batch]).any(0)
+        self.measurements.add(views, usable, {name: term.detach() for name, term in terms.items()}, target)
+
+    def _look(self, records: Records | None) -> None:
+        """Fetch what was measured since the last time; stop if the training diverged."""
+        measured = self.measurements.read()
+        if not measured:
+            return
+        seconds = (time.perf_counter() - self._began) / len(measured)
+        self._began = time.perf_counter()
+        speed = {"seconds_per_step": seconds, "images_per_second": self.batch_size / seconds}
+        scale = self.precision.scaler.get_scale()
+        for step in measured:
+            values = {
+                **step.values,
+                "learning_rate": float(self.learning_rate[step.step]),
+                "ema": float(self.ema[step.step]),
+            }
+            reason = self.watch.diverged(step, scale)
+            if reason is not None:
+                self._stop_diverged(step, values, reason)
+            note = f"loss {values['loss']:.3f}, spread {values['embedding_std']:.2f}"
+            if self.precision.skips:
+                values |= {"loss_scale": scale, "skipped_steps": self.watch.skipped_steps}
+                note += f", {self.watch.skipped_steps} steps skipped"
+            if self.watch.collapsed(step) and self.processes.first:
+                say(
+                    f"warning: the embeddings are collapsing at step {step.step}: their spread is "
+                    f"{values['embedding_std']:.3f} (0: all equal; healthy: above 0.5). Look at embedding_std and loss "
+                    "in metrics.jsonl and at figures/views.png; try a lower pretrain.base_learning_rate, or a higher "
+                    "pretrain.ema_start"
+                )
+            if records is not None:
+                records.step(step.step, values, speed, note)
+
+    def _stop_diverged(self, measured: Measured, values: dict[str, float], reason: str) -> None:
+        """End in all processes; the first one leaves what is needed to find the cause."""
+        where = ""
+        if self.result is not None:
+            report = {
+                "reason": reason,
+                **values,
+                "largest_gradients": largest_gradients(self.networks.online, measured.gradient_norms),
+            }
+            images = self._images_of(measured.step)
+            try:
+                where = str(dump_divergence(self.result, self.dataset, images, report, measured.step))
+            except (SocoError, OSError) as error:
+                where = f"nowhere ({error})"
+        self.processes.agree(
+            SocoError(
+                f"pretraining diverged at step {measured.step}: {reason}. Its images, losses, gradients and views are "
+                f"in {where}; lower pretrain.base_learning_rate, or lengthen pretrain.warmup_epochs"
             )
-        self.batch_size = min(config.batch_size, len(dataset.proposals))
+        )
+
+    def _images_of(self, step: int) -> list[list[Key]]:
+        """Return what each process computed in a step."""
+        config = self.recipe.pretrain
+        batches = EpochBatches(self.images, self.batch_size, config.epochs, self.recipe.seed, step)
+        batch = next(iter(batches))
+        return [
+            [key for number in range(self.division.passes) for key in self.division.part(batch, rank, number)]
+            for rank in range(self.processes.count)
+        ]
+
+    def _online(self) -> nn.Module:
+        """The online network, its gradients averaged over all processes."""
+        if self.processes.count == 1:
+            return self.networks.online
+        return DistributedDataParallel(self.networks.online, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def _check_precision(self) -> None:
+        first = self.processes.share(self.precision.name)
+        differs = SocoError(
+            f"runtime.precision: auto is {first} on one GPU and {self.precision.name} on another; set fp16"
+        )
+        self.processes.agree(differs if first != self.precision.name else None)
+
+    def _records(self) -> AbstractContextManager[Records | None]:
+        if self.result is None or self.tracker is None:
+            return nullcontext()
+        return Records(self.result, self.tracker, self.recipe.runtime.log_steps, self.total_steps, self.step)
+
+    def _save(self, records: Records | None) -> None:
+        if records is None or self.result is None:
+            return
+        records.keep()
+        state = {
+            "networks": self.networks.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.precision.scaler.state_dict(),
+            "watch": self.watch.state_dict(),
+            "attempts": self.attempts,
+        }
+        self._checkpointer(self.result).save(self.step, state)
+
+    def _resume(self) -> None:
+        """Go on from the first process's last checkpoint, in all processes."""
+        loaded = None if self.result is None else self._checkpointer(self.result).load_latest()
+        state = self.processes.share(loaded)
+        if state is not None:
+            self.networks.load_state_dict(state["networks"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.precision.scaler.load_state_dict(state["scaler"])
+            self.watch.load_state_dict(state["watch"])
+            self.attempts = state["attempts"]
+            self.step = state["step"]
+            if self.processes.first:
+                say(f"pretrain: going on from step {self.step} of {self.total_steps}")
+        how = {**self.division.summary(), "precision": self.precision.name}
+        if not self.attempts or {**self.attempts[-1], **how} != self.attempts[-1]:
+            self.attempts.append({"first_step": self.step, **how})
+
+    def _checkpointer(self, result: ResultDirectory) -> Checkpointer:
+        return Checkpointer(result, self.recipe.runtime.checkpoints_kept)
+
+    def _warn(self) -> None:
+        config, division = self.recipe.pretrain, self.division
         if self.batch_size < config.batch_size:
             say(
                 f"warning: the image set has only {self.batch_size} usable images, fewer than pretrain.batch_size "
                 f"({config.batch_size}): each step takes them all, and the learning rate is scaled to that"
             )
-        steps_per_epoch = len(dataset.proposals) // self.batch_size
-        self.learning_rate = learning_rates(config, self.batch_size, steps_per_epoch)
-        self.ema = ema_coefficients(config, steps_per_epoch)
-        self.total_steps = len(self.ema)
-        self.checkpointer = Checkpointer(result, recipe.runtime.checkpoints_kept)
-        self.step = 0
+        if division.passes > 1:
+            say(
+                f"warning: runtime.images_per_process ({self.recipe.runtime.images_per_process}) makes "
+                f"{division.passes} passes of each step: batch norm sees {division.norm_images} images at once, not "
+                f"the {self.batch_size} of the batch, which changes the result; more processes keep it as it is"
+            )
 
-    def train(self) -> dict[str, Any]:
-        """Run all steps that are left; return the summary of the run.
-
-        Raises:
-            InterruptedStageError: SIGINT or SIGTERM came; the state is saved.
-            SocoError: the loss is not finite.
-        """
-        self._resume()
-        batches = EpochBatches(
-            len(self.dataset.proposals),
-            self.batch_size,
-            self.recipe.pretrain.epochs,
-            self.recipe.seed,
-            self.step,
-        )
-        metrics = MetricsWriter(self.result.path / "metrics.jsonl", self.step)
-        progress = Progress("pretrain", self.total_steps, self.step, "steps")
-        with InterruptGuard() as guard, metrics, progress:
-            began = time.perf_counter()
-            for batch in view_loader(self.dataset, batches, self.recipe.runtime.workers, self.device):
-                values = self._train_step(prepare(batch, self.device))
-                metrics.write(self.step, values)
-                if self.step % self.recipe.runtime.log_steps == 0 or self.step == self.total_steps - 1:
-                    self.tracker.log(self.step, {**values, "seconds_per_step": time.perf_counter() - began})
-                began = time.perf_counter()
-                self.step += 1
-                progress.advance(note=f"loss {values['loss']:.3f}, spread {values['embedding_std']:.2f}")
-                due = self.step % self.recipe.runtime.checkpoint_steps == 0 or self.step == self.total_steps
-                if due or guard.signal is not None:
-                    metrics.keep(self.result)
-                    self._save()
-                    guard.stop_if_asked(f"the state after step {self.step} of {self.total_steps} is saved")
-        losses = [entry["loss"] for entry in read_metrics(self.result.path / "metrics.jsonl")]
+    def summary(self, result: ResultDirectory) -> dict[str, Any]:
+        """What the first process says of the finished training."""
+        losses = [entry["loss"] for entry in read_metrics(result.path / METRICS)]
+        how = {key: value for key, value in self.attempts[-1].items() if key != "first_step"}
         return {
-            "images": len(self.dataset.proposals),
+            "images": self.images,
             "steps": self.total_steps,
             "batch_size": self.batch_size,
+            **how,
+            **({"attempts": self.attempts} if len(self.attempts) > 1 else {}),
+            **({"skipped_steps": self.watch.skipped_steps} if self.precision.skips else {}),
             "first_loss": losses[0],
             "final_loss": losses[-1],
         }
 
-    def _train_step(self, views: list[ViewBatch]) -> dict[str, float]:
-        self.networks.train()
-        self.networks.update_target(float(self.ema[self.step]))
-        online, target = self.networks(views)
-        terms = soco_loss(online, target)
-        loss = float(terms["loss"].detach())
-        if not math.isfinite(loss):
-            raise SocoError(
-                f"pretraining diverged: the loss is {loss} at step {self.step}; lower "
-                "pretrain.base_learning_rate or lengthen pretrain.warmup_epochs"
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        terms["loss"].backward()
-        for group in self.optimizer.param_groups:
-            group["lr"] = float(self.learning_rate[self.step])
-        self.optimizer.step()
-        return {
-            **{f"loss_{name}" if name != "loss" else name: float(term.detach()) for name, term in terms.items()},
-            "learning_rate": float(self.learning_rate[self.step]),
-            "ema": float(self.ema[self.step]),
-            "embedding_std": float(embedding_spread(target)),
-        }
-
-    def _save(self) -> None:
-        state = {
-            "networks": self.networks.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-        self.checkpointer.save(self.step, state)
-
-    def _resume(self) -> None:
-        state = self.checkpointer.load_latest()
-        if state is None:
-            return
-        self.networks.load_state_dict(state["networks"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
-        say(f"pretrain: going on from step {self.step} of {self.total_steps}")
-
     def weights(self) -> dict[str, Tensor]:
         """The online network's state dict, batch-norm statistics included."""
         return dict(self.networks.online.state_dict())
-
-
-def prepare(batch: list[View], device: torch.device) -> list[ViewBatch]:
-    """Bring a batch of views to the device and augment it there."""
-    ready = []
-    for view in batch:
-        images = augment(view.image.to(device, non_blocking=True), view.augmentation)
-        ready.append(
-            ViewBatch(images.contiguous(memory_format=torch.channels_last), view.boxes.to(device, non_blocking=True))
-        )
-    return ready

@@ -44,6 +44,21 @@ def augment(images: Tensor, augmentation: Augmentation) -> Tensor:
     return normalise(x)
 
 
+def cut_out(images: Tensor, squares: Tensor) -> Tensor:
+    """Set the pixels whose centres lie in an image's squares to 0, which after normalisation is the mean colour.
+
+    Args:
+        images: float [N, C, H, W].
+        squares: XYXY pixels, float [N, K, 4]; one without area cuts nothing.
+    """
+    columns = torch.arange(images.shape[-1], device=images.device) + 0.5
+    rows = torch.arange(images.shape[-2], device=images.device) + 0.5
+    x1, y1, x2, y2 = squares.to(images.device)[..., None].unbind(-2)
+    across, down = (x1 <= columns) & (columns < x2), (y1 <= rows) & (rows < y2)
+    cut = (down[..., :, None] & across[..., None, :]).any(1, keepdim=True)
+    return images.masked_fill(cut, 0.0)
+
+
 def normalise(images: Tensor) -> Tensor:
     """Subtract the pixel mean and divide by the deviation; RGB in [0, 1], float [N, 3, H, W]."""
     return (images - _channels(PIXEL_MEAN, images)) / _channels(PIXEL_STD, images)

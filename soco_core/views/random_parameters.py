@@ -15,7 +15,7 @@ CROP_ATTEMPTS = 10
 """Attempts to fit a crop of the drawn area and shape, as in torchvision's RandomResizedCrop."""
 
 Crop = tuple[int, int, int, int]
-"""left, top, width, height in pixels of V1."""
+"""left, top, width, height in pixels of what is cropped: V1, or the original image."""
 
 
 class Augmentation(NamedTuple):
@@ -51,19 +51,26 @@ def image_generator(seed: int, epoch: int, image: int) -> np.random.Generator:
     return np.random.default_rng([seed, epoch, image + 1])
 
 
-def draw_crop(config: ViewsConfig, generator: np.random.Generator) -> Crop:
-    """Draw V2's crop of V1: area in [crop_min_scale, crop_max_scale] of V1's, aspect in [1/r, r]."""
-    side = config.size
-    bound = np.log(config.crop_max_aspect_ratio)
+def draw_crop(config: ViewsConfig, size: tuple[int, int], generator: np.random.Generator) -> Crop:
+    """Draw a crop of an image or view of `size` (width, height): the area in [crop_min_scale, crop_max_scale] of its
+    area, the aspect ratio in [1/r, r].
+
+    A crop that does not fit is drawn again, so that those near the full area are square; where none fits (a panorama),
+    it is the largest one in the middle that has an aspect ratio in the range, as in torchvision's RandomResizedCrop.
+    """
+    full_width, full_height = size
+    ratio = config.crop_max_aspect_ratio
+    bound = np.log(ratio)
     for _ in range(CROP_ATTEMPTS):
-        area = side * side * generator.uniform(config.crop_min_scale, config.crop_max_scale)
+        area = full_width * full_height * generator.uniform(config.crop_min_scale, config.crop_max_scale)
         aspect = np.exp(generator.uniform(-bound, bound))
         width, height = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
-        if 0 < width <= side and 0 < height <= side:
-            left = int(generator.integers(0, side - width + 1))
-            top = int(generator.integers(0, side - height + 1))
+        if 0 < width <= full_width and 0 < height <= full_height:
+            left = int(generator.integers(0, full_width - width + 1))
+            top = int(generator.integers(0, full_height - height + 1))
             return left, top, width, height
-    return 0, 0, side, side
+    width, height = min(full_width, round(full_height * ratio)), min(full_height, round(full_width * ratio))
+    return (full_width - width) // 2, (full_height - height) // 2, width, height
 
 
 def draw_jitter(config: ViewsConfig, count: int, generator: np.random.Generator) -> npt.NDArray[np.float64]:
@@ -71,6 +78,31 @@ def draw_jitter(config: ViewsConfig, count: int, generator: np.random.Generator)
     jittered = generator.random(count) < config.jitter_probability
     offsets = generator.uniform(-config.jitter_range, config.jitter_range, (count, 4))
     return offsets * jittered[:, None]
+
+
+def draw_cutouts(
+    config: ViewsConfig, boxes: npt.NDArray[np.float32], side: int, generator: np.random.Generator
+) -> npt.NDArray[np.float32]:
+    """Draw what is cut out of the boxes of one view (the authors' code).
+
+    Args:
+        config: probability, and range of the area as a share of the box's.
+        boxes: XYXY pixels of the view, float32 [N, 4].
+        side: side of the view.
+        generator: the image's.
+
+    Returns:
+        float32 [N, 4]: a square with its centre anywhere in the box, clipped to the view; zeros for a box that is
+        spared.
+    """
+    count = len(boxes)
+    drawn = generator.random(count) < config.cutout_probability
+    share = generator.uniform(config.cutout_min_area, config.cutout_max_area, count)
+    corner, size = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
+    centre = corner + generator.random((count, 2)) * size
+    half = np.sqrt(share * size.prod(axis=1))[:, None] / 2
+    squares = np.clip(np.concatenate([centre - half, centre + half], axis=1), 0, side)
+    return (squares * drawn[:, None]).astype(np.float32)
 
 
 def draw_augmentation(config: ViewsConfig, first: bool, generator: np.random.Generator) -> Augmentation:

@@ -30,24 +30,32 @@ def random_network(model: ModelConfig) -> StateDict:
         tensors[f"{name}.running_var"] = torch.rand(size, generator=generator) + 0.5
         tensors[f"{name}.num_batches_tracked"] = torch.tensor(len(tensors))
 
+    pyramid = model.architecture == "fpn" and model.use_fpn
+    without_last = model.architecture == "fpn" and not model.use_fpn and model.backbone_level == "C4"
     for key, value in get_model(model.backbone, weights=None).state_dict().items():
-        if not key.startswith("fc."):
+        if not key.startswith(("fc.", "layer4.") if without_last else "fc."):
             is_number = value.is_floating_point()
             noise = torch.rand(value.shape, generator=generator) + 0.5 if is_number else torch.tensor(len(tensors))
             tensors[f"encoder.{key}"] = noise
     widths = [64, 128, 256, 512] if model.backbone in {"resnet18", "resnet34"} else [256, 512, 1024, 2048]
     channels = model.fpn_channels
-    for i, width in enumerate(widths):
-        add(f"neck.lateral_convs.{i}.conv.weight", channels, width, 1, 1)
-        add_bn(f"neck.lateral_convs.{i}.bn", channels)
-        add(f"neck.fpn_convs.{i}.conv.weight", channels, channels, 3, 3)
-        add_bn(f"neck.fpn_convs.{i}.bn", channels)
-    for i in range(1, model.head_convs + 1):
-        add(f"head.conv{i}.weight", channels, channels, 3, 3)
-        add_bn(f"head.bn{i}", channels)
-    add("head.fc1.weight", model.head_fc_size, channels * 49)
-    add("head.fc1.bias", model.head_fc_size)
-    for part, size in (("projector", model.head_fc_size), ("predictor", model.embedding_size)):
+    level = ("P2", "P3", "P4", "P5").index(model.single_level)
+    for i, width in enumerate(widths if pyramid else []):
+        if model.scale_aware or i >= level:
+            add(f"neck.lateral_convs.{i}.conv.weight", channels, width, 1, 1)
+            add_bn(f"neck.lateral_convs.{i}.bn", channels)
+        if model.scale_aware or i == level:
+            add(f"neck.fpn_convs.{i}.conv.weight", channels, channels, 3, 3)
+            add_bn(f"neck.fpn_convs.{i}.bn", channels)
+    represented = channels if pyramid else widths[2 if without_last else 3]
+    if model.architecture == "fpn" and model.use_head:
+        represented = model.head_fc_size
+        for i in range(1, model.head_convs + 1):
+            add(f"head.conv{i}.weight", channels, channels, 3, 3)
+            add_bn(f"head.bn{i}", channels)
+        add("head.fc1.weight", model.head_fc_size, channels * 49)
+        add("head.fc1.bias", model.head_fc_size)
+    for part, size in (("projector", represented), ("predictor", model.embedding_size)):
         add(f"{part}.0.weight", model.hidden_size, size)
         add(f"{part}.0.bias", model.hidden_size)
         add_bn(f"{part}.1", model.hidden_size)
@@ -84,11 +92,39 @@ def network() -> Callable[[ModelConfig], StateDict]:
     return random_network
 
 
+SMALL = {
+    "backbone": "resnet18",
+    "fpn_channels": 16,
+    "head_convs": 2,
+    "head_fc_size": 32,
+    "hidden_size": 24,
+    "embedding_size": 8,
+}
+WITHOUT_FPN = {"use_fpn": False, "use_head": False, "scale_aware": False}
+KINDS: dict[str, dict[str, object]] = {
+    "fpn": {},
+    "c4": {"architecture": "c4", "roi_size": 14},
+    "one level": {"scale_aware": False},
+    "without head": {"scale_aware": False, "use_head": False, "single_level": "P3"},
+    "without FPN": WITHOUT_FPN,
+    "without FPN, C4": {**WITHOUT_FPN, "backbone_level": "C4"},
+}
+
+
 @pytest.fixture
 def small_model() -> ModelConfig:
-    return ModelConfig(
-        backbone="resnet18", fpn_channels=16, head_convs=2, head_fc_size=32, hidden_size=24, embedding_size=8
-    )
+    return ModelConfig.model_validate(SMALL)
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def model_of() -> Callable[[str], ModelConfig]:
+    """Small models: the two architectures and the reduced rows of Table 4."""
+    return lambda kind: ModelConfig.model_validate({**SMALL, **KINDS[kind]})
 
 
 @pytest.fixture

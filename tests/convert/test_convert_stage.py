@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torchvision.models import get_model
 from torchvision.ops import MultiScaleRoIAlign
 
 from soco_core.artifacts.result import locate, writing
@@ -47,6 +48,26 @@ def test_the_stage_writes_all_exports(tmp_path: Path, network: Network, small_mo
         assert result.summary[target]["loaded"] == len(canonical)
     assert result.summary["keys"] == len(tensors)
     assert (result.path / "coverage.md").exists()
+
+
+def test_a_c4_pretraining_becomes_a_c4_detector(
+    tmp_path: Path, network: Network, model_of: Callable[[str], ModelConfig]
+) -> None:
+    recipe = Recipe(model=model_of("c4"))
+    tensors = network(recipe.model)
+    result = convert(recipe, pretrained=pretrained_result(tmp_path, recipe, tensors), output=str(tmp_path))
+    canonical = load_canonical(result.path / "canonical.safetensors")
+    assert {key.partition(".")[0] for key in canonical} == {"encoder"}
+    assert any(key.startswith("encoder.layer4.") for key in canonical)
+    nested = torch.load(result.path / "detectron2.pth", weights_only=True)["model"]
+    assert torch.equal(nested["roi_heads.res5.1.conv2.weight"], tensors["encoder.layer4.1.conv2.weight"])
+    assert torch.equal(nested["backbone.res4.1.conv2.weight"], tensors["encoder.layer3.1.conv2.weight"])
+    flat = torch.load(result.path / "torchvision.pth", weights_only=True)
+    resnet = get_model(recipe.model.backbone)
+    plain = {key.removeprefix("backbone.body."): value for key, value in flat.items()}
+    assert resnet.load_state_dict(plain, strict=False).missing_keys == ["fc.weight", "fc.bias"]
+    page = (result.path / "coverage.md").read_text()
+    assert all(f"`{key}`" in page for key in tensors)
 
 
 def test_incomplete_weights_give_one_line_and_no_result(

@@ -8,15 +8,27 @@ import torch
 
 from soco_core.config import ModelConfig
 from soco_core.convert.export import export, split_pretrained
+from soco_core.models.soco import OnlineNetwork, ViewBatch
 
 Network = Callable[[ModelConfig], dict[str, torch.Tensor]]
+
+RESNETS = {
+    "resnet18": (18, 1, 64),
+    "resnet50": (50, 1, 64),
+    "resnext50_32x4d": (50, 32, 4),
+    "wide_resnet50_2": (50, 1, 128),
+}
+"""detectron2's DEPTH, NUM_GROUPS and WIDTH_PER_GROUP."""
 
 pytestmark = pytest.mark.detectron2
 pytest.importorskip("detectron2")
 
 
 def mask_rcnn(model: ModelConfig) -> torch.nn.Module:
-    """Build detectron2's own Mask R-CNN FPN with BN and a 4conv1fc head (no model zoo: it needs pkg_resources)."""
+    """Build detectron2's own Mask R-CNN with BN: FPN and a 4conv1fc head, or C4.
+
+    Without its model zoo, which needs pkg_resources.
+    """
     from detectron2.config import get_cfg
     from detectron2.modeling import build_model
 
@@ -24,13 +36,25 @@ def mask_rcnn(model: ModelConfig) -> torch.nn.Module:
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
     cfg.MODEL.MASK_ON = True
-    cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
-    cfg.MODEL.RESNETS.DEPTH = int(model.backbone.removeprefix("resnet"))
-    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64 if cfg.MODEL.RESNETS.DEPTH < 50 else 256
-    cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    depth, groups, width = RESNETS[model.backbone]
+    cfg.MODEL.RESNETS.DEPTH = depth
+    cfg.MODEL.RESNETS.NUM_GROUPS = groups
+    cfg.MODEL.RESNETS.WIDTH_PER_GROUP = width
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64 if depth < 50 else 256
     cfg.MODEL.RESNETS.STRIDE_IN_1X1 = False
     cfg.MODEL.RESNETS.NORM = "BN"
+    if model.architecture == "c4":
+        cfg.MODEL.BACKBONE.NAME = "build_resnet_backbone"
+        cfg.MODEL.RESNETS.OUT_FEATURES = ["res4"]
+        cfg.MODEL.RPN.IN_FEATURES = ["res4"]
+        cfg.MODEL.ROI_HEADS.NAME = "Res5ROIHeads"
+        cfg.MODEL.ROI_HEADS.IN_FEATURES = ["res4"]
+        cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION = model.roi_size
+        cfg.MODEL.ROI_MASK_HEAD.NAME = "MaskRCNNConvUpsampleHead"
+        return build_model(cfg)
+    cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
     cfg.MODEL.FPN.OUT_CHANNELS = model.fpn_channels
     cfg.MODEL.FPN.NORM = "BN"
@@ -51,25 +75,18 @@ def mask_rcnn(model: ModelConfig) -> torch.nn.Module:
     return build_model(cfg)
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        ModelConfig(backbone="resnet18", fpn_channels=16, head_convs=2, head_fc_size=32),
-        ModelConfig(backbone="resnet50", fpn_channels=32, head_convs=4, head_fc_size=64),
-    ],
-    ids=lambda model: model.backbone,
-)
-def test_detectron2s_checkpointer_finds_every_key(model: ModelConfig, network: Network, tmp_path: Path) -> None:
+def load(model: ModelConfig, tensors: dict[str, torch.Tensor], folder: Path) -> torch.nn.Module:
+    """A detectron2 detector that its own checkpointer has loaded the export into; each key is accounted for."""
     from detectron2.checkpoint import DetectionCheckpointer
 
-    canonical, left_out = split_pretrained(network(model), "test")
-    exported, coverage = export(canonical, "detectron2", left_out)
-    torch.save({"model": exported}, tmp_path / "detectron2.pth")
+    canonical, left_out = split_pretrained(tensors, "test")
+    exported, coverage = export(canonical, "detectron2", model, left_out)
+    torch.save({"model": exported}, folder / "detectron2.pth")
 
     detector = mask_rcnn(model)
     fresh = [pattern.removesuffix("*") for pattern in coverage.newly_initialised]
     before = {key: value.clone() for key, value in detector.state_dict().items()}
-    DetectionCheckpointer(detector).load(str(tmp_path / "detectron2.pth"))
+    DetectionCheckpointer(detector).load(str(folder / "detectron2.pth"))
 
     for key, value in detector.state_dict().items():
         if any(key.startswith(prefix) for prefix in fresh):
@@ -80,6 +97,58 @@ def test_detectron2s_checkpointer_finds_every_key(model: ModelConfig, network: N
             # Not parameters: cell anchors and pixel statistics.
             assert key.startswith(("proposal_generator.anchor_generator.", "pixel_")), f"{key} has no weight"
     assert exported.keys() <= before.keys()
-    assert {key for key in before if key.startswith(("backbone.", "roi_heads.box_head."))} == exported.keys()
     for prefix in fresh:
         assert any(key.startswith(prefix) for key in before), f"detectron2 has no {prefix}*"
+    return detector
+
+
+@pytest.mark.parametrize(
+    ("backbone", "architecture"),
+    [
+        ("resnet18", "fpn"),
+        ("resnet50", "fpn"),
+        ("resnext50_32x4d", "fpn"),
+        ("wide_resnet50_2", "fpn"),
+        ("resnet50", "c4"),  # its C4 head knows blocks of three convolutions only, so no ResNet-18
+        ("resnext50_32x4d", "c4"),
+    ],
+)
+def test_detectron2s_checkpointer_finds_every_key(
+    backbone: str, architecture: str, network: Network, tmp_path: Path
+) -> None:
+    sizes = {"fpn_channels": 32, "head_fc_size": 64, "roi_size": 14 if architecture == "c4" else 7}
+    model = ModelConfig.model_validate({"backbone": backbone, "architecture": architecture, **sizes})
+    detector = load(model, network(model), tmp_path)
+    pretrained = ("backbone.", "roi_heads.res5." if architecture == "c4" else "roi_heads.box_head.")
+    expected = {key for key in detector.state_dict() if key.startswith(pretrained)}
+    assert len(expected) == len(split_pretrained(network(model), "test")[0])
+
+
+def test_a_reduced_rows_weights_load_and_the_rest_stays_fresh(
+    network: Network, kind: str, model_of: Callable[[str], ModelConfig], tmp_path: Path
+) -> None:
+    if kind == "c4":
+        pytest.skip("detectron2 has no C4 head for a ResNet-18")
+    load(model_of(kind), network(model_of(kind)), tmp_path)
+
+
+def test_the_c4_detector_computes_what_was_pretrained(tmp_path: Path) -> None:
+    from detectron2.structures import Boxes
+
+    torch.manual_seed(0)
+    model = ModelConfig(architecture="c4", roi_size=14, hidden_size=16, embedding_size=8)
+    ours = OnlineNetwork(model)
+    for parameter in ours.parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.uniform_(parameter.data, 0.5, 1.0)
+    theirs = load(model, ours.state_dict(), tmp_path).eval()
+    ours.eval()
+    images = torch.randn(2, 3, 96, 96)
+    boxes = torch.tensor([[[4.0, 8.0, 60.0, 70.0]], [[0.0, 0.0, 95.0, 95.0]]])
+    with torch.no_grad():
+        (regions,) = ours.pool(ViewBatch(images, boxes, torch.zeros(2, 1, dtype=torch.int64)))
+        features = theirs.backbone(images)
+        pooled = theirs.roi_heads.pooler([features["res4"]], [Boxes(box) for box in boxes])
+        torch.testing.assert_close(pooled, regions, rtol=0, atol=1e-4)
+        h = theirs.roi_heads.res5(pooled).mean((2, 3))
+        torch.testing.assert_close(h, ours.represent(regions), rtol=0, atol=1e-4)

@@ -6,17 +6,59 @@ import pytest
 import torch
 
 from soco_core.config import ModelConfig
-from soco_core.convert.export import check_complete, coverage_page, export, split_pretrained
+from soco_core.convert.export import NEW_PARTS, check_complete, coverage_page, export, split_pretrained
+from soco_core.convert.names import Target
 from soco_core.errors import InputError
 
 Network = Callable[[ModelConfig], dict[str, torch.Tensor]]
+Models = Callable[[str], ModelConfig]
+
+HEAD = {"torchvision": ["roi_heads.box_head.*"], "detectron2": ["roi_heads.box_head.*"]}
+FPN = {
+    "torchvision": ["backbone.fpn.*"],
+    "detectron2": [f"backbone.fpn_{part}{level}.*" for part in ("lateral", "output") for level in (2, 3, 4, 5)],
+}
+NOT_PRETRAINED = {
+    "fpn": {"torchvision": [], "detectron2": []},
+    # In detectron2's C4 detector all is pretrained; torchvision's detectors have an FPN and a box head.
+    "c4": {"torchvision": FPN["torchvision"] + HEAD["torchvision"], "detectron2": []},
+    "one level": {
+        "torchvision": [
+            *(f"backbone.fpn.inner_blocks.{i}.*" for i in (0, 1)),
+            *(f"backbone.fpn.layer_blocks.{i}.*" for i in (0, 1, 3)),
+        ],
+        "detectron2": [
+            *(f"backbone.fpn_lateral{i}.*" for i in (2, 3)),
+            *(f"backbone.fpn_output{i}.*" for i in (2, 3, 5)),
+        ],
+    },
+    "without head": {
+        "torchvision": [
+            "backbone.fpn.inner_blocks.0.*",
+            *(f"backbone.fpn.layer_blocks.{i}.*" for i in (0, 2, 3)),
+            *HEAD["torchvision"],
+        ],
+        "detectron2": [
+            "backbone.fpn_lateral2.*",
+            *(f"backbone.fpn_output{i}.*" for i in (2, 4, 5)),
+            *HEAD["detectron2"],
+        ],
+    },
+    "without FPN": {target: FPN[target] + HEAD[target] for target in FPN},
+    "without FPN, C4": {
+        "torchvision": ["backbone.body.layer4.*", *FPN["torchvision"], *HEAD["torchvision"]],
+        "detectron2": ["backbone.bottom_up.res5.*", *FPN["detectron2"], *HEAD["detectron2"]],
+    },
+}
 
 
-def test_every_key_is_loaded_or_left_out_with_a_reason(network: Network, small_model: ModelConfig) -> None:
+def test_every_key_is_loaded_or_left_out_with_a_reason(network: Network, kind: str, model_of: Models) -> None:
+    small_model = model_of(kind)
     tensors = network(small_model)
+    check_complete(tensors, small_model, "file")
     canonical, left_out = split_pretrained(tensors, "test")
     for target in ("torchvision", "detectron2"):
-        renamed, coverage = export(canonical, target, left_out)
+        renamed, coverage = export(canonical, target, small_model, left_out)
         assert coverage.loaded.keys() | coverage.left_out.keys() == tensors.keys()
         assert set(coverage.loaded.values()) == renamed.keys()
         assert {key.partition(".")[0] for key in coverage.left_out} == {"projector", "predictor"}
@@ -26,11 +68,29 @@ def test_every_key_is_loaded_or_left_out_with_a_reason(network: Network, small_m
         }
 
 
+@pytest.mark.parametrize("target", ["torchvision", "detectron2"])
+def test_what_a_pretraining_lacks_is_said_to_start_from_scratch(
+    target: Target, network: Network, kind: str, model_of: Models
+) -> None:
+    canonical, _ = split_pretrained(network(model_of(kind)), "test")
+    _, coverage = export(canonical, target, model_of(kind), {})
+    always = NEW_PARTS[target].keys()
+    assert sorted(coverage.newly_initialised.keys() - always) == sorted(NOT_PRETRAINED[kind][target])
+    assert always <= coverage.newly_initialised.keys()
+
+
+def test_weights_of_another_kind_are_refused(network: Network, model_of: Models) -> None:
+    with pytest.raises(InputError, match=r"keys of the model are missing, the first is head\.bn1\.bias"):
+        check_complete(network(model_of("c4")), model_of("fpn"), "file")
+    with pytest.raises(InputError, match=r"keys are not the model's, the first is head\.bn1\.bias"):
+        check_complete(network(model_of("fpn")), model_of("c4"), "file")
+
+
 def test_a_key_without_a_name_is_not_lost_in_silence(network: Network, small_model: ModelConfig) -> None:
     canonical, _ = split_pretrained(network(small_model), "test")
     canonical["encoder.layer5.0.conv.weight"] = torch.zeros(1)
     with pytest.raises(InputError, match=r"encoder\.layer5\.0\.conv\.weight: no name in detectron2"):
-        export(canonical, "detectron2", {})
+        export(canonical, "detectron2", small_model, {})
 
 
 def test_an_unknown_part_is_refused() -> None:
@@ -53,7 +113,9 @@ def test_completeness(network: Network, small_model: ModelConfig) -> None:
 def test_the_page_names_every_key(network: Network, small_model: ModelConfig) -> None:
     tensors = network(small_model)
     canonical, left_out = split_pretrained(tensors, "test")
-    page = coverage_page([export(canonical, target, left_out)[1] for target in ("torchvision", "detectron2")])
+    page = coverage_page(
+        [export(canonical, target, small_model, left_out)[1] for target in ("torchvision", "detectron2")]
+    )
     assert all(f"`{key}`" in page for key in tensors)
     assert (
         "| `neck.fpn_convs.0.conv.weight` | `backbone.fpn.layer_blocks.0.0.weight` | `backbone.fpn_output2.weight` |"

@@ -7,23 +7,28 @@ import torch
 
 from soco_core.config import ModelConfig
 from soco_core.convert.export import split_pretrained
-from soco_core.convert.names import TARGETS, Target, count_head_convs, to_canonical, to_target
+from soco_core.convert.names import MODULES, TARGETS, Target, to_canonical, to_target
 
 Network = Callable[[ModelConfig], dict[str, torch.Tensor]]
 MODELS = [
     ModelConfig(backbone="resnet18", fpn_channels=16, head_convs=1, head_fc_size=32),
     ModelConfig(backbone="resnet50", fpn_channels=16, head_convs=4, head_fc_size=32),
 ]
+C4_MODELS = [
+    ModelConfig(architecture="c4", backbone="resnet18", roi_size=14),
+    ModelConfig(architecture="c4", roi_size=14),
+]
 
 
-@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.backbone)
+@pytest.mark.parametrize("model", MODELS + C4_MODELS, ids=lambda model: f"{model.architecture}-{model.backbone}")
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_round_trip_gives_the_same_tensors(model: ModelConfig, target: Target, network: Network) -> None:
     canonical, _ = split_pretrained(network(model), "test")
-    there = {to_target(key, target, model.head_convs): value for key, value in canonical.items()}
+    architecture = model.architecture
+    there = {to_target(key, target, model.head_convs, architecture): value for key, value in canonical.items()}
     assert None not in there
     assert len(there) == len(canonical)
-    back = {to_canonical(key, target, model.head_convs): value for key, value in there.items() if key}
+    back = {to_canonical(key, target, model.head_convs, architecture): there[key] for key in there if key}
     assert back.keys() == canonical.keys()
     assert all(torch.equal(back[key], value) for key, value in canonical.items())
 
@@ -42,7 +47,9 @@ def test_the_papers_model_has_392_keys(network: Network) -> None:
     # 4 and 4 in the box head, and a linear layer: 65 * 6 + 2.
     canonical, _ = split_pretrained(network(MODELS[1]), "test")
     assert len(canonical) == 392
-    assert count_head_convs(canonical) == 4
+    # SoCo-C4: the ResNet alone.
+    canonical, _ = split_pretrained(network(C4_MODELS[1]), "test")
+    assert len(canonical) == 53 * 6 == 318
 
 
 @pytest.mark.parametrize(
@@ -101,3 +108,35 @@ def test_the_linear_layer_follows_the_convolutions() -> None:
 )
 def test_an_unknown_key_has_no_name(key: str) -> None:
     assert to_target(key, "torchvision", 4) is None
+
+
+@pytest.mark.parametrize(
+    ("canonical", "detectron2"),
+    [
+        ("encoder.conv1.weight", "backbone.stem.conv1.weight"),
+        ("encoder.bn1.running_var", "backbone.stem.conv1.norm.running_var"),
+        ("encoder.layer1.0.conv3.weight", "backbone.res2.0.conv3.weight"),
+        ("encoder.layer2.3.bn2.bias", "backbone.res3.3.conv2.norm.bias"),
+        ("encoder.layer3.0.downsample.0.weight", "backbone.res4.0.shortcut.weight"),
+        ("encoder.layer4.0.downsample.1.running_mean", "roi_heads.res5.0.shortcut.norm.running_mean"),
+        ("encoder.layer4.2.conv1.weight", "roi_heads.res5.2.conv1.weight"),
+        ("encoder.layer4.1.bn3.weight", "roi_heads.res5.1.conv3.norm.weight"),
+    ],
+)
+def test_names_of_a_c4_detector_by_hand(canonical: str, detectron2: str) -> None:
+    assert to_target(canonical, "detectron2", 4, "c4") == detectron2
+    assert to_canonical(detectron2, "detectron2", 4, "c4") == canonical
+    assert to_target(canonical, "torchvision", 4, "c4") == canonical.replace("encoder.", "backbone.body.")
+
+
+@pytest.mark.parametrize(
+    "key", ["backbone.res5.0.conv1.weight", "roi_heads.res4.0.conv1.weight", "roi_heads.res5.norm.weight"]
+)
+def test_a_c4_detector_has_its_fifth_block_in_the_heads_only(key: str) -> None:
+    assert to_canonical(key, "detectron2", 4, "c4") is None
+
+
+def test_both_architectures_agree_on_torchvisions_names_of_the_resnet() -> None:
+    assert {row.canonical for row in MODULES["c4"]}.isdisjoint({"head.fc1", "neck.lateral_convs.{i}.conv"})
+    for key in ("encoder.bn1.bias", "encoder.layer4.0.conv2.weight", "encoder.layer1.2.downsample.1.weight"):
+        assert to_target(key, "torchvision", 4, "c4") == to_target(key, "torchvision", 4, "fpn")

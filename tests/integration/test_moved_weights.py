@@ -30,7 +30,7 @@ def pretrained(recipe: Recipe, output: Path) -> tuple[OnlineNetwork, str]:
             torch.nn.init.uniform_(parameter, 0.5, 1.0)
         assert parameter.numel(), name
     with torch.no_grad():
-        pyramid = network(torch.randn(4, 3, 128, 128))
+        pyramid = network.features(torch.randn(4, 3, 128, 128))
         boxes = torch.tensor([[[8.0, 8.0, 100.0, 90.0], [20.0, 30.0, 50.0, 60.0]]]).expand(4, -1, -1)
         network.head(pool_regions(pyramid, boxes, assign_levels(boxes, recipe.model.level_limits), 7))
     result = locate(str(output), "pretrain", 1, recipe, ("model",), {})
@@ -50,7 +50,7 @@ def test_pyramid_and_box_head_are_equal_in_the_detector(backbone: str, tmp_path:
 
     images = torch.randn(2, 3, 160, 224, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        ours = network(images)
+        ours = network.features(images)
         theirs = detector.backbone(images)
         for level, features in enumerate(ours):
             assert features.std() > 0.1

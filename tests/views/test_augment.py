@@ -10,6 +10,8 @@ import torch
 from torchvision.transforms.v2 import functional as tvf
 
 from soco_core.views import augment as ours
+from soco_core.views.batch import prepare_views
+from soco_core.views.construct import View
 from soco_core.views.random_parameters import Augmentation
 
 N = 6
@@ -119,3 +121,31 @@ def test_normalisation_uses_detectron2s_constants() -> None:
     one = Augmentation(*(field[:1] for field in parameters()))
     expected = (255 - np.array([123.675, 116.28, 103.53])) / np.array([58.395, 57.12, 57.375])
     np.testing.assert_allclose(ours.augment(pixels, one)[0, :, 0, 0].numpy(), expected, atol=1e-5)
+
+
+def test_cutout_by_hand() -> None:
+    """A pixel is cut if its centre is in a square: columns 2 and 3, rows 1 to 4; and nothing of the empty square."""
+    squares = torch.tensor([[[1.6, 0.5, 4.4, 5.0], [7.0, 7.0, 7.0, 9.0]], [[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]])
+    cut = ours.cut_out(torch.ones(2, 3, 8, 9), squares)
+    expected = torch.ones(2, 3, 8, 9)
+    expected[0, :, 0:5, 2:4] = 0
+    assert torch.equal(cut, expected)
+
+
+def test_prepared_views_are_augmented_then_cut(images: torch.Tensor) -> None:
+    """Zeros after normalisation, at the place in the flipped view; boxes and ids pass as they are."""
+    squares = torch.zeros(N, 2, 4)
+    squares[0, 1] = torch.tensor([3.0, 4.0, 10.0, 11.0])
+    flipped = parameters(flip=torch.ones(N, dtype=torch.bool))
+    boxes, ids = torch.rand(N, 2, 4), torch.arange(2 * N).reshape(N, 2)
+    pixels = (images * 255).byte()
+    view = View(pixels, boxes, ids, squares, torch.ones(N, dtype=torch.bool), flipped)
+    whole = view._replace(cutouts=torch.zeros(N, 2, 4))
+    cut, plain = prepare_views([view, whole], torch.device("cpu"))
+    assert torch.equal(plain.images, ours.augment(pixels, flipped))
+    expected = plain.images.clone()
+    expected[0, :, 4:11, 3:10] = 0
+    assert torch.equal(cut.images, expected)
+    assert torch.equal(cut.boxes, boxes)
+    assert torch.equal(cut.ids, ids)
+    assert cut.images.is_contiguous(memory_format=torch.channels_last)

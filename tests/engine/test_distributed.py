@@ -1,0 +1,181 @@
+"""Several processes that end as one: each scenario runs in real processes, told their places as `torchrun` does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from typing import NamedTuple
+
+import pytest
+
+from soco_core.engine.distributed import Processes, run_together
+from soco_core.errors import InputError, InterruptedStageError
+
+SCRIPT = """
+import os, signal, socket, sys
+from pathlib import Path
+import torch
+import torch.distributed as dist
+from soco_core import cli
+from soco_core.engine.distributed import run_together
+from soco_core.errors import InputError, InterruptedStageError
+
+
+def fails(error):
+    raise error
+
+def compute(processes):
+    name = processes.in_turn(lambda: f"seen by {processes.rank}")
+    assert name == f"seen by {processes.rank}"
+    state = processes.share({"step": 3, "tensor": torch.arange(4.0)} if processes.first else None)
+    assert state["step"] == 3 and state["tensor"].tolist() == [0, 1, 2, 3]
+    if scenario == "an input error in one":
+        processes.together(lambda: fails(InputError("7.png: no image")) if RANK == 1 else None)
+    if scenario == "a bug in one":
+        processes.together(lambda: fails(KeyError("x")) if RANK == 1 else None)
+    if scenario == "errors in two":
+        processes.together(lambda: fails(InputError(f"{RANK}.png")) if RANK else None)
+    if scenario == "a bug between the collectives" and RANK == 1:
+        raise KeyError("x")
+    if scenario == "one is killed" and RANK == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if scenario == "asked to stop":
+        asked = processes.agree(InputError("also this") if RANK == 2 else None, signal.SIGTERM if RANK == 1 else 0)
+        assert asked == signal.SIGTERM
+        raise InterruptedStageError("stopped by SIGTERM")
+    total = torch.tensor([float(RANK)])
+    dist.all_reduce(total)
+    assert total == 3
+
+def lead(processes):
+    assert processes.first and processes.count == 3
+    if scenario == "the first one fails before":
+        raise InputError("no such folder")
+    if scenario != "nothing to do":
+        with processes.computing():
+            compute(processes)
+    if scenario == "the first one fails afterwards":
+        raise InputError("no space is left")
+    return "result"
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+def be(rank, port):
+    global RANK
+    RANK = rank
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 3, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    sys.stdout = Path(f"{number}.{rank}.out").open("w", buffering=1)
+    sys.stderr = Path(f"{number}.{rank}.err").open("w", buffering=1)
+    cli.app = lambda **_: print(run_together("cpu", lead, compute))
+    try:
+        cli.main()
+    except SystemExit as end:
+        os._exit(end.code)
+
+# Processes are forked, so that torch is imported once.
+os.chdir(sys.argv[1])
+for number, scenario in enumerate(sys.argv[2:]):
+    port, children = free_port(), []
+    for rank in range(3):
+        children.append(os.fork())
+        if children[-1] == 0:
+            be(rank, port)
+    for child in children:
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+COUNT = 3
+SCENARIOS = {
+    "all goes well": (0, ""),
+    "nothing to do": (0, ""),
+    "the first one fails before": (2, "error: no such folder\n"),
+    "the first one fails afterwards": (2, "error: no space is left\n"),
+    "an input error in one": (2, "error: 7.png: no image\n"),
+    "errors in two": (2, "error: 1.png\n"),
+    "a bug in one": (1, "error: OtherProcessError: process 1: KeyError: 'x' (--debug shows the traceback)\n"),
+    "asked to stop": (130, "stopped by SIGTERM\n"),
+}
+"""Status of all processes, and what the first one says."""
+UNFORESEEN = ("a bug between the collectives", "one is killed")
+
+
+class Ended(NamedTuple):
+    status: int
+    said: str
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Ended]]:
+    """How the processes of each scenario ended."""
+    folder = tmp_path_factory.mktemp("scenarios")
+    (folder / "script.py").write_text(SCRIPT)
+    names = (*SCENARIOS, *UNFORESEEN)
+    command = [sys.executable, str(folder / "script.py"), str(folder), *names]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
+    statuses = [int(line) for line in done.stdout.split()]
+
+    def read(number: int, rank: int) -> Ended:
+        texts = [(folder / f"{number}.{rank}.{name}").read_text() for name in ("err", "out")]
+        return Ended(statuses[number * COUNT + rank], *texts)
+
+    return {name: [read(number, rank) for rank in range(COUNT)] for number, name in enumerate(names)}
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_all_end_with_one_status_and_the_first_one_speaks(scenario: str, ended: dict[str, list[Ended]]) -> None:
+    processes = ended[scenario]
+    status, said = SCENARIOS[scenario]
+    assert [process.status for process in processes] == [status] * COUNT, processes
+    assert [process.said for process in processes] == [said, "", ""]
+    assert [process.printed for process in processes] == ["" if status else "result\n", "", ""]
+
+
+def test_a_bug_where_nobody_looks_is_said_by_its_own_process_and_ends_all(ended: dict[str, list[Ended]]) -> None:
+    processes = ended["a bug between the collectives"]
+    assert [process.status for process in processes] == [1] * COUNT, processes
+    assert [process.said for process in processes] == ["", "error: process 1 of 3: KeyError: 'x'\n", ""]
+
+
+def test_a_killed_process_ends_all_with_one_line(ended: dict[str, list[Ended]]) -> None:
+    processes = ended["one is killed"]
+    assert [process.status for process in processes] == [1, -signal.SIGKILL, 1], processes
+    lines = [line for process in processes for line in process.said.splitlines()]
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+
+
+def test_alone_there_is_one_process_and_its_errors_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+
+    def lead(processes: Processes) -> str:
+        assert processes.first
+        assert processes.count == 1
+        assert processes.device.type == "cpu"
+        assert processes.share("kept") == "kept"
+        assert processes.in_turn(lambda: 3) == 3
+        assert processes.agree() == 0
+        assert processes.agree(asked=signal.SIGINT) == signal.SIGINT
+        with processes.computing(), pytest.raises(InputError, match="gone"):
+            processes.agree(InputError("gone"))
+        return "result"
+
+    def follow(processes: Processes) -> None:
+        raise AssertionError("there is nobody to follow")
+
+    assert run_together("cpu", lead, follow) == "result"
+
+
+def test_an_error_alone_is_raised_as_it_is() -> None:
+    def lead(_: Processes) -> None:
+        raise InterruptedStageError("stopped")
+
+    with pytest.raises(InterruptedStageError):
+        run_together("cpu", lead, lambda _: None)
