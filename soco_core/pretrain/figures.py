@@ -50,6 +50,8 @@ def draw_curves(path: Path, folder: Path) -> None:
             width = 2 if name == "loss" else 1
             axis.plot([e["step"] for e in entries], [e[name] for e in entries], label=name, linewidth=width)
         axis.set(title=title, xlabel="step")
+        if title not in ("loss and its terms", "EMA coefficient"):
+            axis.set_ylim(bottom=0)  # a small change of a share or spread must not look like a large one
         axis.grid(alpha=0.3)
         if len(chosen) > 1:
             axis.legend(fontsize=7)

@@ -48,18 +48,3 @@ def soco_loss(online: list[Tensor], target: list[Tensor], ids: list[Tensor]) -> 
         terms[f"1_to_{j + 1}"] = directional_loss(online[0][:, own], target[j], matches)
         terms[f"{j + 1}_to_1"] = directional_loss(online[j], target[0][:, own], matches.mT)
     return {"loss": torch.stack(list(terms.values())).sum(), **terms}
-
-
-def embedding_spread(embeddings: Tensor) -> Tensor:
-    """Tell how far embeddings are from collapsing.
-
-    Args:
-        embeddings: float [..., D].
-
-    Returns:
-        The standard deviation over all embeddings of the L2-normalised components, averaged over
-        components and multiplied by sqrt(D): 0 when all are equal, about 1 when they are spread evenly
-        over the sphere.
-    """
-    unit = F.normalize(embeddings.detach().flatten(0, -2).float(), dim=-1)
-    return unit.std(dim=0, unbiased=False).mean() * unit.shape[-1] ** 0.5

@@ -119,7 +119,7 @@ def largest_gradients(network: nn.Module, norms: torch.Tensor) -> list[dict[str,
     tensors = [(name, p) for name, p in network.named_parameters() if p.grad is not None]
     weights = torch.stack([p.detach().float().norm() for _, p in tensors]).tolist()
     rows = [
-        {"tensor": name, "shape": list(p.shape), "gradient_norm": norm, "weight_norm": weight}
+        {"tensor": name, "shape": " x ".join(map(str, p.shape)), "gradient_norm": norm, "weight_norm": weight}
         for (name, p), norm, weight in zip(tensors, norms.tolist(), weights, strict=True)
     ]
     return sorted(rows, key=lambda row: (math.isfinite(row["gradient_norm"]), -row["gradient_norm"]))[:LISTED_TENSORS]

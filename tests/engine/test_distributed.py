@@ -14,7 +14,7 @@ from soco_core.engine.distributed import Processes, run_together
 from soco_core.errors import InputError, InterruptedStageError
 
 SCRIPT = """
-import os, signal, socket, sys
+import os, signal, socket, sys, time
 from pathlib import Path
 import torch
 import torch.distributed as dist
@@ -76,6 +76,8 @@ def be(rank, port):
     try:
         cli.main()
     except SystemExit as end:
+        time.sleep(0 if rank else 0.3)
+        Path(f"{number}.{rank}.end").write_text(str(time.monotonic()))
         os._exit(end.code)
 
 # Processes are forked, so that torch is imported once.
@@ -109,6 +111,8 @@ class Ended(NamedTuple):
     status: int
     said: str
     printed: str
+    at: str
+    """When, in seconds of a clock; empty for a process that was killed."""
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +127,8 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Ended]]:
     statuses = [int(line) for line in done.stdout.split()]
 
     def read(number: int, rank: int) -> Ended:
-        texts = [(folder / f"{number}.{rank}.{name}").read_text() for name in ("err", "out")]
+        paths = [folder / f"{number}.{rank}.{name}" for name in ("err", "out", "end")]
+        texts = [path.read_text() if path.exists() else "" for path in paths]
         return Ended(statuses[number * COUNT + rank], *texts)
 
     return {name: [read(number, rank) for rank in range(COUNT)] for number, name in enumerate(names)}
@@ -136,6 +141,8 @@ def test_all_end_with_one_status_and_the_first_one_speaks(scenario: str, ended: 
     assert [process.status for process in processes] == [status] * COUNT, processes
     assert [process.said for process in processes] == [said, "", ""]
     assert [process.printed for process in processes] == ["" if status else "result\n", "", ""]
+    # `torchrun` ends all processes when one has failed: the first one must have had its say by then.
+    assert not status or min(processes, key=lambda process: float(process.at)) is processes[0]
 
 
 def test_a_bug_where_nobody_looks_is_said_by_its_own_process_and_ends_all(ended: dict[str, list[Ended]]) -> None:

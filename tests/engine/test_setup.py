@@ -1,4 +1,4 @@
-"""How many cores there are to use: a container's limit counts."""
+"""Which device a process gets, and how many cores there are to use: a container's limit counts."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
-from soco_core.engine.setup import usable_cores
+from soco_core.engine.setup import choose_device, usable_cores
+from soco_core.errors import SocoError
 
 
 def write(root: Path, **files: str) -> Path:
@@ -82,3 +84,32 @@ def test_the_affinity_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     limited = write(tmp_path, **{"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "900000 100000\n"})
     assert usable_cores(limited) == 2
     assert usable_cores() >= 1
+
+
+@pytest.fixture
+def four_gpus(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Four GPUs; the list holds those that were made the current one."""
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    return chosen
+
+
+def test_each_process_of_a_node_has_its_own_gpu(four_gpus: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 3)
+    assert four_gpus == [3, 3]
+    assert choose_device("cpu") == torch.device("cpu")
+    monkeypatch.setenv("LOCAL_RANK", "4")
+    with pytest.raises(SocoError, match="process 4 of this node has no GPU of its own, there are 4"):
+        choose_device("auto")
+    monkeypatch.delenv("LOCAL_RANK")
+    assert choose_device("auto") == torch.device("cuda")
+
+
+def test_a_gpu_that_is_asked_for_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == torch.device("cpu")
+    with pytest.raises(SocoError, match="no usable GPU was found"):
+        choose_device("cuda")

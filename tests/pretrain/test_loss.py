@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from soco_core.pretrain.loss import directional_loss, embedding_spread, soco_loss
+from soco_core.pretrain.loss import directional_loss, soco_loss
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -127,9 +127,3 @@ def test_no_gradient_reaches_the_target() -> None:
     soco_loss(online, target, [torch.arange(2).expand(2, -1)] * 3)["loss"].backward()
     assert all(v.grad is None for v in target)
     assert all(v.grad is not None for v in online)
-
-
-def test_spread_is_zero_at_collapse_and_one_on_the_sphere() -> None:
-    assert float(embedding_spread(torch.ones(64, 8) * 3)) == pytest.approx(0.0, abs=1e-6)
-    sphere = torch.randn(20000, 8, generator=torch.Generator().manual_seed(0))
-    assert float(embedding_spread(sphere)) == pytest.approx(1.0, abs=0.02)
