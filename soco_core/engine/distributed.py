@@ -31,6 +31,8 @@ PATIENCE = timedelta(hours=12)
 """How long processes wait for the first one, which may hash images or upload; one that died is noticed at once."""
 LAST_WORDS = timedelta(seconds=10)
 """How long a process that fails after another waits for that one's status."""
+CLOSED = ("Connection closed by peer", "Connection reset by peer")
+"""How gloo says that a process is gone."""
 COMPUTE, END = "compute", "end"
 
 
@@ -169,9 +171,12 @@ class Processes:
             if self._awaited:
                 self._tell(END, _status(error))
             elif isinstance(error, Exception) and not self._agreed:
-                status = self._claim(error)
+                explained = _explained(error)
+                status = self._claim(explained)
                 if status is not None:
                     raise SystemExit(status) from error
+                if explained is not error:
+                    raise explained from error
             raise
         self._tell(END)
         _leave()
@@ -199,6 +204,7 @@ class Processes:
 
     def _last_words(self, error: Exception) -> int:
         """Say what went wrong here, unless another process was first; return the status to end with."""
+        error = _explained(error)
         status = self._claim(error)
         if status is not None:
             return status
@@ -289,6 +295,16 @@ def _leave() -> None:
     import torch.distributed as dist
 
     dist.destroy_process_group()
+
+
+def _explained(error: Exception) -> Exception:
+    """Say in plain words that a neighbour is gone without a word of its own."""
+    if isinstance(error, RuntimeError) and any(sign in str(error) for sign in CLOSED):
+        return SocoError(
+            "another process is gone (was it killed for its memory?); run the same command again, it goes on from the "
+            "last checkpoint"
+        )
+    return error
 
 
 def _status(error: BaseException) -> int:
