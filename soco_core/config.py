@@ -65,18 +65,19 @@ class ProposalsConfig(Section):
     opencv_colours: Annotated[tuple[Literal["bgr", "hsv", "lab"], ...], Field(min_length=1)] = ("bgr",)
     """Colour spaces that `single` segments and groups; the boxes of all are united."""
     opencv_strategies: Literal[1, 2, 4] = 1
-    """Groupings of `single`, as in OpenCV's modes: 1 by colour, texture, size and fill; 2 also by texture, size and fill;
-    4 also by fill alone and by size alone."""
+    """Groupings of `single`, as in OpenCV's modes: 1 by colour, texture, size and fill; 2 also by texture, size and
+    fill; 4 also by fill alone and by size alone."""
     exact_texture_range: Literal["unit", "byte"] = "unit"
-    """Range over which `exact` bins its texture codes: `unit` 0..1 as the `selectivesearch` package does, `byte` 0..255 as
-    the authors' copy of it does."""
+    """Range over which `exact` bins its texture codes: `unit` 0..1 as the `selectivesearch` package does, `byte`
+    0..255 as the authors' copy of it does."""
     random_boxes: PositiveInt = 4
     """Boxes that `random` draws in each image (Table 5c: 1, 4, 8)."""
     boxes_file: str = ""
     """JSON file (path or s3:// URI) that `import` reads: the authors' {name: [[x, y, w, h], ...]}, COCO annotations or
     COCO results."""
     max_long_side: Annotated[int, Field(ge=64)] = 1000
-    """Images with a longer side are searched on a copy reduced to this, in pixels: the cost grows faster than the area."""
+    """Images with a longer side are searched on a copy reduced to this, in pixels: the cost grows faster than the
+    area."""
     max_aspect_ratio: Annotated[float, Field(ge=1)] = 3.0
     """Keep 1/r <= w/h <= r (3.2, requirement 1)."""
     min_relative_size: Probability = 0.3
@@ -105,8 +106,8 @@ class ProposalsConfig(Section):
             raise ValueError(f"opencv_colours {list(self.opencv_colours)} names a colour space twice")
         if self.opencv_mode != "single" and (self.opencv_colours != ("bgr",) or self.opencv_strategies != 1):
             raise ValueError(
-                f"opencv_mode `{self.opencv_mode}` has colour spaces and strategies of its own; leave opencv_colours and "
-                "opencv_strategies out, or take the mode `single`"
+                f"opencv_mode `{self.opencv_mode}` has colour spaces and strategies of its own; leave opencv_colours "
+                "and opencv_strategies out, or take the mode `single`"
             )
         return self
 
