@@ -75,7 +75,7 @@ class ProposalsConfig(Section):
     boxes_file: str = ""
     """JSON file (path or s3:// URI) that `import` reads: the authors' {name: [[x, y, w, h], ...]}, COCO annotations or
     COCO results."""
-    max_long_side: Annotated[int, Field(ge=64)] = 1000
+    max_long_side: Annotated[int, Field(ge=64, le=10_000)] = 1000
     """Images with a longer side are searched on a copy reduced to this, in pixels: the cost grows faster than the
     area."""
     max_aspect_ratio: Annotated[float, Field(ge=1)] = 3.0
@@ -88,6 +88,9 @@ class ProposalsConfig(Section):
     """Least width and height in pixels. The paper has no such rule; the authors' code uses 32."""
     fallback_min_side: PositiveInt = 32
     """Least width and height of the second fallback (the paper is silent; the authors' code: 32)."""
+    keep_duplicates: bool = False
+    """Whether a box that several regions share stays as often as it was found: "a set" has it once (3.2); the authors'
+    code keeps them all, and so draws such a box more often."""
 
     @model_validator(mode="after")
     def _sizes_in_order(self) -> Self:

@@ -11,7 +11,6 @@ published is fetched first, and :meth:`ResultDirectory.publish` sends files as t
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -218,10 +217,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def _local(uri: str) -> Path:
-    if not storage.is_s3(uri):
-        return Path(uri)
-    root = os.environ.get("SOCO_SCRATCH") or Path.home() / ".cache" / "soco"
-    return Path(root, *storage.split_s3(uri))
+    return storage.scratch_path(uri) if storage.is_s3(uri) else Path(uri)
 
 
 def _fetch_part(result: ResultDirectory) -> None:

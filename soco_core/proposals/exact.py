@@ -53,9 +53,9 @@ def exact_search(
     counts = np.zeros((regions, COLOUR_BINS + 3 * TEXTURE_BINS), np.int32)
     measure_regions(image, labels, codes, columns_of_bytes(texture_range), boxes, counts)
     sizes = counts[:, :COLOUR_BINS].sum(axis=1, dtype=np.int64)
-    used = counts.any(axis=0)  # a bin that is empty in all regions is so in all groups, and adds nothing
+    used = np.flatnonzero(counts.any(axis=0))  # a bin that is empty in all regions is so in all groups: it adds nothing
     shares = np.ascontiguousarray(counts[:, used] / sizes[:, None])
-    colours = int(used[:COLOUR_BINS].sum())
+    colours = int((used < COLOUR_BINS).sum())
     found = group(overlapping_pairs(boxes), boxes, sizes, shares, colours, COLOUR_BASE, labels.size)
     return found.astype(np.float32)
 

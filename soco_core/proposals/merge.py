@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from soco_core.artifacts.proposals import BOXES, MANIFEST, Proposals, intact_manifest, read_rows, write_merged
+from soco_core.artifacts.proposals import (
+    BOXES,
+    MANIFEST,
+    TABLES,
+    Proposals,
+    intact_manifest,
+    read_rows,
+    write_merged,
+)
 from soco_core.config import Recipe
 from soco_core.console import say
 from soco_core.errors import InputError
+from soco_core.proposals.boxes_file import IMPORTED
 from soco_core.proposals.figures import draw_contact_sheet, draw_histograms
-from soco_core.proposals.plan import Work, work_files
+from soco_core.proposals.plan import SHARDS, Work, work_files
 from soco_core.proposals.shards import cut
 
 NAMED = 10
@@ -51,6 +62,7 @@ def merge(work: Work, recipe: Recipe, count: int) -> dict[str, Any]:
     tables = [folder / entry["file"] for entry in manifest["shards"]]
     result.publish(*tables, folder / BOXES, folder / MANIFEST)
     result.unpublish(*work_files(result))
+    _remove_leftovers(folder)
     proposals = Proposals(folder)
     draw_contact_sheet(folder / "figures" / "proposals.png", proposals, work.source, recipe)
     draw_histograms(folder / "figures" / "proposals_histogram.png", proposals, recipe.proposals)
@@ -98,6 +110,14 @@ def _difference(wanted: pa.Array, found: pa.ChunkedArray) -> str:
         if len(ids):
             return f"{_shortened(ids[: NAMED + 1].to_pylist(), len(ids))} {what}"
     return "they are in another order"
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed attempts at this merge, or at converting a boxes_file, were writing: it may be large."""
+    for path in (*folder.glob(f".{BOXES}.*"), *folder.glob(f"{TABLES}/.*"), *folder.glob("figures/.*")):
+        path.unlink(missing_ok=True)
+    for path in folder.glob(f"{SHARDS}/.{IMPORTED}.*"):
+        rmtree(path, ignore_errors=True)
 
 
 def _header(work: Work, recipe: Recipe) -> dict[str, Any]:

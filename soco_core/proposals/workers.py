@@ -26,7 +26,7 @@ from soco_core.errors import SocoError, one_line
 from soco_core.images import BadImageError, ImageSource, decode_image
 from soco_core.images.sources import read_each
 from soco_core.proposals.engines import build_engine
-from soco_core.proposals.filters import filter_boxes
+from soco_core.proposals.filters import distinct_boxes, filter_boxes
 from soco_core.proposals.reduction import needs_reduction
 
 REMOTE_TASK_IMAGES = 8
@@ -87,6 +87,8 @@ class Proposer:
         config = self.search.config
         height, width = image.shape[:2]
         boxes, step = filter_boxes(self.engine.search(image_id, image), width, height, config)
+        if not config.keep_duplicates:
+            boxes = distinct_boxes(boxes)
         reduced = config.engine in {"opencv", "exact"} and needs_reduction(image, config.max_long_side)
         return ProposalRow(image_id, width, height, boxes, step, reduced)
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -84,6 +85,13 @@ def test_a_pack_holds_what_the_folder_holds(folder: Path, tmp_path: Path, capsys
         data = path.read_bytes()
         assert (shard["bytes"], shard["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
         assert len(data) <= SHARD or shard["images"] == 1
+    for path, following in pairwise(
+        tars
+    ):  # no tar could have held one image more: its header, it in whole blocks, the end
+        with tarfile.open(following) as tar:
+            first = tar.next()
+            assert first is not None
+        assert path.stat().st_size + first.offset_data + -(-first.size // 512) * 512 > SHARD
     assert sum(shard["images"] for shard in content["shards"]) == content["images"] == 43
     assert content["bytes"] == sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     whole = open_image_set(str(folder))
@@ -124,6 +132,24 @@ def test_the_source_is_small_and_works_in_other_processes(folder: Path, tmp_path
     if child == 0:  # a forked worker shares the open tars
         os._exit(0 if source.read_bytes("large.png") == (folder / "large.png").read_bytes() else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_only_so_many_tars_stay_open(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("soco_core.images.pack_source.MOST_OPEN_FILES", 2)
+    uri = make(folder, tmp_path / "pack")
+
+    def open_tars() -> list[str]:
+        links = (os.readlink(entry.path) for entry in os.scandir("/proc/self/fd") if os.path.islink(entry.path))
+        return [target for target in links if target.startswith(uri) and target.endswith(".tar")]
+
+    source = open_source(uri)
+    for _ in range(2):
+        assert_same(uri, folder)
+        for image_id in open_image_set(uri).ids:
+            assert source.read_bytes(image_id) == (folder / image_id).read_bytes()
+        assert len(open_tars()) == 2
+    del source
+    assert open_tars() == []
 
 
 def test_what_is_not_in_the_pack_is_bad_and_what_is_damaged_is_an_error(folder: Path, tmp_path: Path) -> None:
@@ -258,6 +284,8 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
 def test_it_stops_and_goes_on_without_writing_a_tar_twice(
     folder: Path, tmp_path: Path, s3: str, on_s3: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name in ("0.jpg", "n1/gone.jpg"):
+        (folder / name).symlink_to("nowhere.jpg")
     wanted = files_of(make(folder, tmp_path / "unbroken"))
     output = f"{s3}/pack" if on_s3 else str(tmp_path / "pack")
     with monkeypatch.context() as patched:
@@ -286,6 +314,8 @@ def test_it_stops_and_goes_on_without_writing_a_tar_twice(
     assert {name: data for name, data in found.items() if name != "pack.json"} == {
         name: data for name, data in wanted.items() if name != "pack.json"
     }
+    for name in ("0.jpg", "n1/gone.jpg"):
+        (folder / name).unlink()
     assert_same(output, folder)
 
 
@@ -395,6 +425,11 @@ def test_a_store_that_stumbles(folder: Path, faulty_s3: FaultyStore, monkeypatch
     faulty_s3.fail(r"00000\.tar", 403)
     with pytest.raises(
         InputError, match=rf"^{uri}/images-00000\.tar: [^\n]*AccessDenied[^\n]*; check the credentials [^\n]*$"
+    ):
+        source.read_bytes("a.b.jpg")
+    storage.write_bytes(f"{uri}/images-00000.tar", storage.read_bytes(f"{uri}/images-00000.tar") + b"more")
+    with pytest.raises(
+        InputError, match=rf"^{uri}/images-00000\.tar: \d+ bytes, not what pack\.json says; copy [^\n]*$"
     ):
         source.read_bytes("a.b.jpg")
     storage.write_bytes(f"{uri}/images-00000.tar", b"")

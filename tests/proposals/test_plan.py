@@ -96,6 +96,10 @@ def test_a_plan_of_something_else_is_refused_in_one_line(
     assert "not a plan that `soco propose --plan` wrote" in error(plan=str(copy))
     copy.write_text("[1")
     assert "damaged" in error(plan=str(copy))
+    fewer = pa.record_batch([pa.array(["0/000.png"], pa.large_string())], ["id"])
+    with pa.ipc.new_file(str(Path(plan).with_name("images.arrow")), fewer.schema) as writer:
+        writer.write_batch(fewer)
+    assert "lists 1 images, not 3" in error()
     Path(plan).with_name("images.arrow").write_bytes(b"")
     assert "no readable list of images" in error()
     Path(plan).with_name("images.arrow").unlink()

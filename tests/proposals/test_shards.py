@@ -166,11 +166,12 @@ def test_a_second_writer_of_a_shard_is_kept_out_and_of_another_shard_is_not(
 
 
 def test_a_shard_that_comes_too_late_leaves_nothing(
-    make_images: MakeImages, tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+    make_images: MakeImages, tmp_path: Path, recipe: Recipe, counted: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another worker does all the work, and merges, while this one is about to begin or about to end."""
     images = make_images(4)
-    for moment in ("fetch", "write_rows"):
+    for moment, searched in (("fetch", 4), ("write_rows", 8)):
+        counted.clear()
         output = str(tmp_path / moment)
         place = shards_module.Shard if moment == "fetch" else shards_module
         original = getattr(place, moment)
@@ -183,6 +184,7 @@ def test_a_shard_that_comes_too_late_leaves_nothing(
         monkeypatch.setattr(place, moment, meanwhile)
         late = propose_shard(recipe, images=str(images), output=output, index=0, count=1)
         assert Path(late, "done.json").exists()
+        assert len(counted) == searched
         assert not [path for path in Path(late, "shards").iterdir() if not path.name.startswith(".")]
 
 

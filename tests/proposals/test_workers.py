@@ -183,3 +183,21 @@ def test_asked_to_stop_a_worker_leaves_out_the_rest_of_its_task(
     assert len(workers_module._work(names_of(images))) == 8
     stop.set()
     assert len(workers_module._work(names_of(images))) == 1
+
+
+@pytest.mark.parametrize(("keep", "wanted"), [(False, [1, 2]), (True, [1, 2, 1])])
+def test_a_box_of_several_regions_stands_once_unless_asked_for(
+    keep: bool, wanted: list[int], make_images: MakeImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = make_images(1)  # 72x54
+    found = np.array([[k, 0, k + 30, 30] for k in (1, 2, 1)], np.float32)
+
+    class TwiceFound:
+        def search(self, image_id: str, image: object) -> np.ndarray:
+            return found
+
+    proposer = Proposer(Search(StubSource(str(images)), ProposalsConfig(keep_duplicates=keep), 10**6, 0, None))
+    monkeypatch.setattr(proposer, "engine", TwiceFound())
+    (row,) = proposer.rows(names_of(images))
+    assert row.kept_by == "strict"
+    assert row.boxes[:, 0].tolist() == wanted
