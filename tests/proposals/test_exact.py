@@ -255,6 +255,20 @@ def test_costs_are_sorted_and_equal_ones_stay_in_order() -> None:
     assert rising(np.empty(0)).tolist() == []
 
 
+def test_inner_costs_are_rounded_to_single_precision_as_in_skimage() -> None:
+    one_edge = np.zeros(1, np.uint32)
+    assert float(np.float32(0.1)) > 0.1000000001
+    assert join(np.array([0.1000000001]), one_edge.copy(), 1, 2, 0.1, 1)[0].tolist() == [[0, 0]]
+    assert float(np.float32(0.7)) < 0.699999999
+    assert join(np.array([0.699999999]), one_edge.copy(), 1, 2, 0.7, 1)[0].tolist() == [[0, 1]]
+    # Two edges of cost 0. A pixel's inner cost, 1.2e-45, is rounded up to the least number above 0; that of two, half
+    # of it, down to 0: so whichever edge comes first is the only one that joins.
+    labels, certain = join(np.zeros(2), np.array([0, 1], np.uint32), 1, 3, 1.2e-45, 1)
+    assert (labels.tolist(), certain) == ([[0, 0, 1]], False)
+    labels, certain = join(np.zeros(2), np.array([1, 0], np.uint32), 1, 3, 1.2e-45, 1)
+    assert (labels.tolist(), certain) == ([[0, 1, 1]], False)
+
+
 def test_where_equal_costs_decide_the_order_is_skimages(monkeypatch: pytest.MonkeyPatch) -> None:
     # One row: two areas, and between them a pixel that is as far from either.
     costs = np.array([0.0, 0.5, 0.5, 0.0])
