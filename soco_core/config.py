@@ -38,7 +38,7 @@ class ImagesConfig(Section):
     splits: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], ...] = ()
     """Splits of COCO or VOC. By default those of train2017, unlabeled2017, train, unlabeled that are there (Table 9
     pretrains on COCO train2017 + unlabeled2017); VOC: trainval."""
-    subset: Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)] = ""
+    subset: Annotated[str, BeforeValidator(_number_as_text)] = ""
     """`coco-size` (241,690 images, as many as COCO train2017 + unlabeled2017: Table 9's ImageNet-subset), `10%`,
     `5000` (images), or a file that lists ids, one a line. Empty: all images."""
     max_pixels: PositiveInt = 89_478_485

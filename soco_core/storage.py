@@ -215,7 +215,7 @@ os.register_at_fork(after_in_child=s3_client.cache_clear)
 @contextmanager
 def s3_errors(uri: str | Path) -> Iterator[None]:
     """Turn an error of the store into one line that names the URI."""
-    from boto3.exceptions import Boto3Error
+    from boto3.exceptions import Boto3Error, S3UploadFailedError
     from botocore.exceptions import BotoCoreError, ClientError
     from s3transfer.exceptions import (  # type: ignore[import-untyped]
         RetriesExceededError,
@@ -224,9 +224,11 @@ def s3_errors(uri: str | Path) -> Iterator[None]:
 
     try:
         yield
-    except ClientError as error:
-        detail = error.response.get("Error", {})
-        code, status = str(detail.get("Code")), error.response["ResponseMetadata"].get("HTTPStatusCode")
+    except (ClientError, S3UploadFailedError) as error:
+        answered = error if isinstance(error, ClientError) else error.__context__
+        assert isinstance(answered, ClientError)  # boto3 wraps nothing else
+        detail = answered.response.get("Error", {})
+        code, status = str(detail.get("Code")), answered.response["ResponseMetadata"].get("HTTPStatusCode")
         kind = MissingObjectError if status == 404 and code in {"NoSuchKey", "404"} else InputError
         told = " ".join(str(detail.get("Message")).split()).rstrip(".")
         raise kind(f"{uri}: the S3 store answered {code}: {told}; {_remedy(code, status)}") from error

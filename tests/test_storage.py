@@ -132,8 +132,10 @@ def test_what_is_missing_in_the_store_is_one_line(s3: str, tmp_path: Path) -> No
     with pytest.raises(InputError, match=rf"^{s3}/none: the S3 store answered 404: [^\n]*$"):
         storage.download(f"{s3}/none", tmp_path / "copy")
     assert os.listdir(tmp_path) == []
+    (tmp_path / "file").touch()
     for call in (
         lambda: storage.write_bytes("s3://no-such-bucket/a", b""),
+        lambda: storage.upload(tmp_path / "file", "s3://no-such-bucket/a"),
         lambda: storage.read_bytes("s3://no-such-bucket/a"),
         lambda: list(storage.list_objects("s3://no-such-bucket/a")),
     ):
