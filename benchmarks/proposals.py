@@ -1,6 +1,6 @@
 """Selective search: what each engine costs, what it finds, how it scales, and what the cap on the long side loses.
 
-    python benchmarks/proposals.py [FOLDER] --images-count 50
+    python benchmarks/proposals.py [FOLDER] --images-count 100
 
 All engines run in turn on each image, in one process on one thread; times are those of the CPU. Prints Markdown for
 RESULTS.md. Needs the pure-Python package `selectivesearch`, which the development dependencies bring.
@@ -79,8 +79,8 @@ class Found:
     kept: list[int] = field(default_factory=list)
     strict: list[int] = field(default_factory=list)
     identical: int = 0
-    covered: dict[float, int] = field(default_factory=lambda: {0.5: 0, 0.7: 0})
-    covers: dict[float, int] = field(default_factory=lambda: {0.5: 0, 0.7: 0})
+    of_reference: dict[float, int] = field(default_factory=lambda: {0.5: 0, 0.7: 0})
+    of_own: dict[float, int] = field(default_factory=lambda: {0.5: 0, 0.7: 0})
     reference_kept: int = 0
 
 
@@ -126,9 +126,9 @@ def compare(images: Sequence[Image], slow_count: int) -> dict[str, Found]:
             result.strict.append(len(kept) if strict else 0)
             result.identical += np.array_equal(boxes, found[REFERENCE][1])
             result.reference_kept += len(theirs)
-            for threshold in result.covered:
-                result.covered[threshold] += int((overlaps(theirs, kept) >= threshold).sum())
-                result.covers[threshold] += int((overlaps(kept, theirs) >= threshold).sum())
+            for threshold in result.of_reference:
+                result.of_reference[threshold] += int((overlaps(theirs, kept) >= threshold).sum())
+                result.of_own[threshold] += int((overlaps(kept, theirs) >= threshold).sum())
     return results
 
 
@@ -143,12 +143,12 @@ def print_comparison(results: dict[str, Found]) -> None:
         count, total = len(found.seconds), sum(found.seconds)
         hours = total / found.megapixels * IMAGENET_MEGAPIXELS * IMAGENET_IMAGES / 3600
         none, few = (np.mean([kept <= limit for kept in found.strict]) for limit in (0, 3))
-        covered = " / ".join(f"{number / found.reference_kept:.2f}" for number in found.covered.values())
-        covers = " / ".join(f"{number / sum(found.kept):.2f}" for number in found.covers.values())
+        of_reference = " / ".join(f"{number / found.reference_kept:.2f}" for number in found.of_reference.values())
+        of_own = " / ".join(f"{number / sum(found.kept):.2f}" for number in found.of_own.values())
         print(
             f"| {name} | {count} | {count / total:.2f} | {found.megapixels / total:.2f} "
             f"| {found.reference_seconds / total:.2f} | {hours:.0f} | {np.mean(found.kept):.1f} "
-            f"| {none:.0%} / {few:.0%} | {covered} | {covers} |"
+            f"| {none:.0%} / {few:.0%} | {of_reference} | {of_own} |"
         )
     exact = results[EXACT]
     print(
@@ -218,7 +218,7 @@ def read_all(folder: Path, ids: Sequence[str]) -> list[Image]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folder", type=Path, nargs="?", default=DATA / "imagenet-sample")
-    parser.add_argument("--images-count", type=int, default=50, help="images on which all engines are compared")
+    parser.add_argument("--images-count", type=int, default=100, help="images on which all engines are compared")
     parser.add_argument("--slow-count", type=int, default=10, help="how many of them OpenCV's quality mode gets")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of the scaling from one process to two; 0: none")
     parser.add_argument("--cap-count", type=int, default=20, help="images each of COCO and VOC for the cap; 0: none")
