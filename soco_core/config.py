@@ -17,9 +17,15 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 ResNetName = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
 
 
-def _number_as_text(value: object) -> object:
+SUBSET_FORMS = "give coco-size, a percentage such as 10%, a number of images, or a file of ids"
+"""What `images.subset` may be, for messages."""
+
+
+def _number_as_text(value: object) -> str:
     """YAML reads `5000` as a number."""
-    return str(value) if type(value) is int else value
+    if type(value) is not int and not isinstance(value, str):
+        raise ValueError(f"{SUBSET_FORMS}, not {value!r}")
+    return str(value)
 
 
 class Section(BaseModel):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from soco_core import storage
 from soco_core.artifacts.result import ResultDirectory, locate, open_result
 from soco_core.artifacts.stage import complete
 from soco_core.config import Recipe
@@ -59,6 +61,11 @@ def pretrain(
         from soco_core.pretrain.trainer import Trainer
 
         boxes = Proposals.open(proposed)
+        if images is None and not storage.is_s3(boxes.image_set) and not Path(boxes.image_set).is_dir():
+            raise InputError(
+                f"image folder {boxes.image_set}, for which the proposals {proposals} were made, does not exist; give "
+                "the images' new place with --images"
+            )
         source = open_source(images or boxes.image_set)
         if images is not None:
             # The ids are the proposals': nothing is listed, and what else lies there does not matter.

@@ -19,10 +19,10 @@ from soco_core.artifacts.proposals import (
     read_rows,
     write_merged,
 )
+from soco_core.artifacts.result import JOURNAL_SUFFIX
 from soco_core.config import Recipe
 from soco_core.console import say
 from soco_core.errors import InputError
-from soco_core.proposals.boxes_file import IMPORTED
 from soco_core.proposals.figures import draw_contact_sheet, draw_histograms
 from soco_core.proposals.plan import SHARDS, Work, work_files
 from soco_core.proposals.shards import cut
@@ -84,7 +84,7 @@ def _all_rows(work: Work, count: int) -> pa.Table:
     if missing:
         raise InputError(
             f"{work.result.uri}: not finished: shard {_shortened(missing)}; run `soco propose --shard "
-            f"{missing[0]}` and so on with the same images, recipe and output, then merge again"
+            f"{missing[0]}` and so on with the same images, recipe and output, then merge again{_others(work, count)}"
         )
     tables = []
     for shard in shards:
@@ -97,6 +97,15 @@ def _all_rows(work: Work, count: int) -> pa.Table:
             )
         tables.append(table)
     return pa.concat_tables(tables)
+
+
+def _others(work: Work, count: int) -> str:
+    """Say which shards of another number there are: perhaps it is those that were meant."""
+    said = []
+    for state, suffix in (("finished", ".parquet"), ("begun", JOURNAL_SUFFIX)):
+        found = {int(path.stem.partition("-of-")[2]) for path in work.folder.glob(f"[0-9]*-of-*[0-9]{suffix}")}
+        said += [f"{state} shards of {other}" for other in sorted(found - {count})]
+    return f" (there are {_shortened(said)})" if said else ""
 
 
 def _difference(wanted: pa.Array, found: pa.ChunkedArray) -> str:
@@ -113,11 +122,18 @@ def _difference(wanted: pa.Array, found: pa.ChunkedArray) -> str:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what killed attempts at this merge, or at converting a boxes_file, were writing: it may be large."""
-    for path in (*folder.glob(f".{BOXES}.*"), *folder.glob(f"{TABLES}/.*"), *folder.glob("figures/.*")):
-        path.unlink(missing_ok=True)
-    for path in folder.glob(f"{SHARDS}/.{IMPORTED}.*"):
-        rmtree(path, ignore_errors=True)
+    """Remove the locks of the shards, and what killed attempts were writing: it may be large.
+
+    A shard that still runs, of another number, say, loses its lock; it ends when it finds the result whole.
+    """
+    for path in (
+        *folder.glob(f".{BOXES}.*"),
+        *(path for name in (TABLES, "figures", SHARDS) for path in folder.glob(f"{name}/.*")),
+    ):
+        if path.is_dir():
+            rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _header(work: Work, recipe: Recipe) -> dict[str, Any]:

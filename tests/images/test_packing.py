@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -22,7 +23,7 @@ import webdataset
 
 from soco_core import storage
 from soco_core.config import ImagesConfig
-from soco_core.errors import InputError, InterruptedStageError, ResultLockedError
+from soco_core.errors import InputError, InterruptedStageError, ResultLockedError, SocoError
 from soco_core.images import BadImageError, ImageSource, open_image_set, open_source
 from soco_core.images.packing import pack, parse_size
 from soco_core.images.sources import read_each
@@ -160,6 +161,14 @@ def test_what_is_not_in_the_pack_is_bad_and_what_is_damaged_is_an_error(folder: 
             source.read_bytes(name)
     first = tmp_path / "pack" / "images-00000.tar"
     whole = first.read_bytes()
+    place = source.index.place(source.index.find("a.b.jpg"))
+    assert place.shard == 0
+    changed = bytearray(whole)
+    changed[place.offset] ^= 1
+    first.write_bytes(changed)
+    with pytest.raises(InputError, match=r"images-00000\.tar: a\.b\.jpg in it is not what was packed, .*; copy it"):
+        source.read_bytes("a.b.jpg")
+    source = open_source(uri)
     first.write_bytes(whole[:-1])
     with pytest.raises(
         InputError, match=r"images-00000\.tar: \d+ bytes, not what pack\.json says; copy the pack again"
@@ -266,6 +275,29 @@ def test_a_file_of_the_same_name_is_no_pack(tmp_path: Path) -> None:
     storage.write_text(tmp_path / "pack.json", '{"kind": "soco-pack", "contract": 2}')
     with pytest.raises(InputError, match="a pack of version 2"):
         open_source(str(tmp_path))
+
+
+def test_a_damaged_pack_file_is_one_line(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "pack" / "pack.json"
+    make(folder, path.parent)
+    whole = path.read_text()
+    content = json.loads(whole)
+    broken = [
+        '{"kind": "soco-pack"}',
+        '{"kind": "soco-pack", "contract": 1}',
+        *(json.dumps({**content, key: None}) for key in ("contract", "source", "index", "shards")),
+        json.dumps({**content, "shards": [{"file": "images-00000.tar"}]}),
+        json.dumps({**content, "index": {"sha256": "0", "bytes": "1"}}),
+        *(whole[:length] for length in (0, 5, 100, len(whole) - 3)),
+    ]
+    for text in broken:
+        path.write_text(text)
+        for read in (open_source, open_image_set):
+            with pytest.raises(InputError, match=r"pack\.json: damaged; copy the pack again, or delete it") as caught:
+                read(str(path.parent))
+            assert "\n" not in str(caught.value)
+    path.write_text(whole)
+    assert_same(str(path.parent), folder)
 
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
@@ -461,3 +493,17 @@ def test_a_pack_to_s3_takes_the_disk_of_one_tar(folder: Path, s3: str, monkeypat
     monkeypatch.setattr(storage, "upload", measure)
     make(folder, f"{s3}/pack")
     assert largest == 1
+
+
+@pytest.mark.parametrize(("number", "wanted"), [(errno.ENOSPC, "no space is left for"), (errno.EROFS, "cannot write")])
+def test_a_disk_that_takes_nothing_is_one_line(
+    number: int, wanted: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TarWriter, "finish", refuse)
+        with pytest.raises(SocoError, match=rf"^pack: {wanted} {tmp_path / 'pack'}[^\n]*$"):
+            pack(ImagesConfig(), images=str(folder), output=str(tmp_path / "pack"), shard_size=10**6)
+    pack(ImagesConfig(), images=str(folder), output=str(tmp_path / "pack"), shard_size=10**6)

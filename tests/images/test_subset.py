@@ -102,6 +102,8 @@ def test_a_number_in_a_recipe_is_a_number_of_images() -> None:
     assert load_recipe("soco-fpn-100ep", ["images.subset=5000"]).images.subset == "5000"
     with pytest.raises(RecipeError, match=r"images\.subset"):
         parse_recipe("images: {subset: 0.5}")
+    with pytest.raises(RecipeError, match=r"images\.subset: give coco-size, .* or a file of ids, not 5\.5$"):
+        load_recipe("demo", ["images.subset=5.5"])
 
 
 def test_a_set_is_opened_with_its_subset(tmp_path: Path) -> None:

@@ -223,3 +223,44 @@ def test_a_boxes_file_on_s3_is_fetched_and_converted_once(
     merged = merge_shards(recipe, **arguments, plan=plan)
     assert merged.summary["kept_by"] == {"strict": 3, "aspect_ratio": 0, "min_side": 0, "whole_image": 1}
     assert not [key for key in keys(merged.uri) if key.startswith("shards/")]
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["propose", "shard"])
+@pytest.mark.parametrize("newer", ["here", "published"])
+def test_the_longer_journal_is_gone_on_with(
+    newer: str,
+    whole: bool,
+    make_images: MakeImages,
+    recipe: Recipe,
+    s3: str,
+    counted: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arguments = {"images": str(make_images(4)), "output": f"{s3}/results"}
+
+    def run() -> str:
+        return propose(recipe, **arguments).uri if whole else propose_shard(recipe, **arguments, index=0, count=1)
+
+    original = Journal.add
+
+    def fail_at_fourth(self: Journal, row: ProposalRow) -> None:
+        if len(self.rows) == 3:
+            raise MemoryError
+        original(self, row)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "add", fail_at_fourth)
+        with pytest.raises(MemoryError):
+            run()
+    (uri,) = {f"{s3}/results/proposals/{path.parts[-3]}" for path in storage.scratch_path(s3).rglob("*.jsonl")}
+    journal = f"{uri}/shards/00000-of-00001.jsonl"
+    here = storage.scratch_path(journal)
+    lines = here.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 3
+    published, kept = (lines[:1], lines) if newer == "here" else (lines, lines[:1])
+    storage.write_bytes(journal, b"".join(published))
+    here.write_bytes(b"".join(kept))
+    counted.clear()
+    assert run() == uri
+    assert len(counted) == 1, "the three images of the longer journal are not done again"
+    assert not storage.exists(journal)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from soco_core.artifacts.lock import local_lock
 from soco_core.artifacts.proposals import ProposalRow
 from soco_core.artifacts.result import ResultDirectory
 from soco_core.config import Recipe
@@ -195,3 +196,16 @@ def test_shards_that_do_not_exist(
     with pytest.raises(InputError, match=wanted):
         propose_shard(recipe, images=str(make_images(1)), output=str(tmp_path / "out"), index=index, count=count)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_finished_shard_and_a_locked_one_show_no_progress(
+    make_images: MakeImages, tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = {"images": str(make_images(4)), "output": str(tmp_path / "out"), "index": 1, "count": 2}
+    folder = Path(propose_shard(recipe, **arguments)) / "shards"
+    assert "proposals: 2/2 images" in capsys.readouterr().err
+    propose_shard(recipe, **arguments)
+    assert capsys.readouterr().err == "shard 2/2: already done\n"
+    with local_lock(folder / ".00000-of-00002" / "lock", "x"), pytest.raises(ResultLockedError):
+        propose_shard(recipe, **arguments | {"index": 0})
+    assert capsys.readouterr().err == ""
