@@ -11,7 +11,6 @@ import numpy as np
 from soco_core.artifacts.proposals import Proposals
 from soco_core.config import ProposalsConfig, Recipe
 from soco_core.images import BadImageError, ImageSource, decode_image
-from soco_core.images.sources import ChangedImageError
 from soco_core.storage import atomic_file
 
 if TYPE_CHECKING:
@@ -151,7 +150,7 @@ def _picture(source: ImageSource, name: str, max_pixels: int) -> npt.NDArray[np.
 
     try:
         image = Image.fromarray(decode_image(source.read_bytes(name), max_pixels))
-    except (BadImageError, ChangedImageError):  # gone since it was searched; that is no reason to lose the result
+    except BadImageError:  # gone since it was searched; that is no reason to lose the result
         image = Image.new("RGB", (1, 1), (128, 128, 128))
     image.thumbnail((LONG_SIDE, LONG_SIDE))
     return np.asarray(image)

@@ -64,7 +64,7 @@ def merge(work: Work, recipe: Recipe, count: int) -> dict[str, Any]:
     result.unpublish(*work_files(result))
     _remove_leftovers(folder)
     proposals = Proposals(folder)
-    draw_contact_sheet(folder / "figures" / "proposals.png", proposals, work.source, recipe)
+    draw_contact_sheet(folder / "figures" / "proposals.png", proposals, work.images, recipe)
     draw_histograms(folder / "figures" / "proposals_histogram.png", proposals, recipe.proposals)
     _name_bad_images(manifest)
     return {

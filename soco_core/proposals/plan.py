@@ -79,12 +79,7 @@ class Work:
 
     @property
     def source(self) -> ImageSource:
-        """What reads the images, and refuses one that is no longer what was listed.
-
-        Once a merge has removed the plan's list, nothing is left to search, and any image is as good.
-        """
-        if self.listed is None and not (self.folder / IDS).exists():
-            return self.images
+        """What reads the images for the search, and refuses one that is no longer what was listed."""
         return ListedSource(self.images, self.image_set["fingerprint_mode"], Identities(self.listing))
 
     @property
