@@ -38,14 +38,14 @@ def draw_contact_sheet(path: Path, proposals: Proposals, source: ImageSource, re
     numbers = [round(k * (len(proposals) - 1) / max(count - 1, 1)) for k in range(count)]
     columns = min(4, count)
     rows = -(-count // columns)
-    figure = Figure(figsize=(max(2.6 * columns, 5.0), 2.45 * rows + 0.4), layout="constrained")
+    figure = Figure(figsize=(max(2.6 * columns, 5.5), 2.45 * rows + 0.4), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.axis("off")
     for axis, number in zip(axes, numbers, strict=False):
         _draw_image(axis, proposals, number, source, recipe.images.max_pixels)
     drawn = f"up to {BOXES_DRAWN} of each image's proposals, at random"
-    figure.suptitle(f"{_described(recipe.proposals)}: {drawn}", fontsize=10)
+    figure.suptitle(f"{_described(recipe.proposals)}:{' ' if columns == 4 else chr(10)}{drawn}", fontsize=10)
     _save(figure, path)
 
 
