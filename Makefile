@@ -42,7 +42,9 @@ check: $(INSTALLED)  ## Static checks: format, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(INSTALLED)  ## Measure: the demo with three seeds, and the parts of a pretraining step
+bench: $(INSTALLED)  ## Measure: proposals, the demo with three seeds, and the parts of a pretraining step
+	$(BIN)/python benchmarks/proposals.py
+	$(BIN)/python benchmarks/proposals_reading.py
 	$(BIN)/python benchmarks/demo_seeds.py
 	$(BIN)/python benchmarks/pretrain_step.py
 

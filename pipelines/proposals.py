@@ -15,6 +15,9 @@ from pipelines.tasks import add_task
 DEFAULT_SHARDS = 2
 RETRIED = ("plan_proposals", "propose", "merge_proposals")
 """Stages that are tried again; the first words of their labels."""
+WHOLE_SET_MEMORY = "4Gi"
+"""What the pods that plan and merge request, as both hold something of every image: merging ImageNet takes 2.1 GB.
+No limit: a larger set takes more."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def proposals_part(image: str, how: ShardTasks) -> Callable[..., Any]:
             task = run(propose, shard=shard, plan=plan, recipe=recipe, images=images, output=output)
             task.set_cpu_request(how.cpus).set_cpu_limit(how.cpus)
             task.set_memory_request(how.memory).set_memory_limit(how.memory)
-        return run(
+        merged = run(
             merge_proposals,
             shards=dsl.Collected(task.output),
             plan=plan,
@@ -68,13 +71,15 @@ def proposals_part(image: str, how: ShardTasks) -> Callable[..., Any]:
             images=images,
             output=output,
             tracking=tracking,
-        ).output
+        )
+        return merged.set_memory_request(WHOLE_SET_MEMORY).output
 
     def add(*, shards: Any, recipe: Any, images: Any, output: Any, tracking: Any) -> Any:
-        planned = run(plan_proposals, count=shards, recipe=recipe, images=images, output=output).outputs
+        planned = run(plan_proposals, count=shards, recipe=recipe, images=images, output=output)
+        planned.set_memory_request(WHOLE_SET_MEMORY)
         return propose_all(
-            shards=planned["shards"],
-            plan=planned["plan"],
+            shards=planned.outputs["shards"],
+            plan=planned.outputs["plan"],
             recipe=recipe,
             images=images,
             output=output,

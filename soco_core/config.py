@@ -28,9 +28,15 @@ ResNetName = Literal[
 ]
 
 
-def _number_as_text(value: object) -> object:
+SUBSET_FORMS = "give coco-size, a percentage such as 10%, a number of images, or a file of ids"
+"""What `images.subset` may be, for messages."""
+
+
+def _number_as_text(value: object) -> str:
     """YAML reads `5000` as a number."""
-    return str(value) if type(value) is int else value
+    if type(value) is not int and not isinstance(value, str):
+        raise ValueError(f"{SUBSET_FORMS}, not {value!r}")
+    return str(value)
 
 
 class Section(BaseModel):
@@ -49,7 +55,7 @@ class ImagesConfig(Section):
     splits: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], ...] = ()
     """Splits of COCO or VOC. By default those of train2017, unlabeled2017, train, unlabeled that are there (Table 9
     pretrains on COCO train2017 + unlabeled2017); VOC: trainval."""
-    subset: Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)] = ""
+    subset: Annotated[str, BeforeValidator(_number_as_text)] = ""
     """`coco-size` (241,690 images, as many as COCO train2017 + unlabeled2017: Table 9's ImageNet-subset), `10%`,
     `5000` (images), or a file that lists ids, one a line. Empty: all images."""
     max_pixels: PositiveInt = 89_478_485
@@ -86,7 +92,7 @@ class ProposalsConfig(Section):
     boxes_file: str = ""
     """JSON file (path or s3:// URI) that `import` reads: the authors' {name: [[x, y, w, h], ...]}, COCO annotations or
     COCO results."""
-    max_long_side: Annotated[int, Field(ge=64)] = 1000
+    max_long_side: Annotated[int, Field(ge=64, le=10_000)] = 1000
     """Images with a longer side are searched on a copy reduced to this, in pixels: the cost grows faster than the
     area."""
     max_aspect_ratio: Annotated[float, Field(ge=1)] = 3.0
@@ -99,6 +105,9 @@ class ProposalsConfig(Section):
     """Least width and height in pixels. The paper has no such rule; the authors' code uses 32."""
     fallback_min_side: PositiveInt = 32
     """Least width and height of the second fallback (the paper is silent; the authors' code: 32)."""
+    keep_duplicates: bool = False
+    """Whether a box that several regions share stays as often as it was found: "a set" has it once (3.2); the authors'
+    code keeps them all, and so draws such a box more often."""
 
     @model_validator(mode="after")
     def _sizes_in_order(self) -> Self:

@@ -215,17 +215,26 @@ os.register_at_fork(after_in_child=s3_client.cache_clear)
 @contextmanager
 def s3_errors(uri: str | Path) -> Iterator[None]:
     """Turn an error of the store into one line that names the URI."""
-    from boto3.exceptions import Boto3Error
+    from boto3.exceptions import Boto3Error, S3UploadFailedError
     from botocore.exceptions import BotoCoreError, ClientError
+    from s3transfer.exceptions import (  # type: ignore[import-untyped]
+        RetriesExceededError,
+        S3DownloadFailedError,
+    )
 
     try:
         yield
-    except ClientError as error:
-        detail = error.response.get("Error", {})
-        code, status = str(detail.get("Code")), error.response["ResponseMetadata"].get("HTTPStatusCode")
+    except (ClientError, S3UploadFailedError) as error:
+        answered = error if isinstance(error, ClientError) else error.__context__
+        assert isinstance(answered, ClientError)  # boto3 wraps nothing else
+        detail = answered.response.get("Error", {})
+        code, status = str(detail.get("Code")), answered.response["ResponseMetadata"].get("HTTPStatusCode")
         kind = MissingObjectError if status == 404 and code in {"NoSuchKey", "404"} else InputError
         told = " ".join(str(detail.get("Message")).split()).rstrip(".")
         raise kind(f"{uri}: the S3 store answered {code}: {told}; {_remedy(code, status)}") from error
+    except (RetriesExceededError, S3DownloadFailedError) as error:
+        cause = " ".join(str(getattr(error, "last_exception", error)).split())
+        raise InputError(f"{uri}: not downloaded ({cause}); run this again once the store can be reached") from error
     except (BotoCoreError, Boto3Error, ValueError) as error:  # botocore takes a bad endpoint for a ValueError
         cause = " ".join(str(error).split())
         raise InputError(f"{uri}: {cause}; check the endpoint, region and credentials in the environment") from error

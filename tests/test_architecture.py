@@ -21,7 +21,10 @@ FLOORS = (
     {"cli", "doctor", "view_command"},
 )
 STAGES = FLOORS[3]
-HEAVY = {"torch", "torchvision", "cv2", "mlflow", "kfp", "matplotlib", "pyarrow", "boto3", "pycocotools", "safetensors"}
+HEAVY = {
+    *("torch", "torchvision", "cv2", "mlflow", "kfp", "matplotlib", "pyarrow", "boto3", "pycocotools", "safetensors"),
+    *("numba", "skimage", "ijson"),
+}
 LIGHT = sorted(
     {CORE / f"{name}.py" for name in ("cli", "config", "console", "errors", "recipes/__init__", "storage", "tracking")}
     | set(CORE.glob("*/stage.py"))

@@ -21,7 +21,7 @@ def soco(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProces
 def test_help_names_every_stage() -> None:
     done = soco("--help")
     assert done.returncode == 0
-    for stage in ("demo-data", "propose", "pretrain", "convert", "finetune", "report", "doctor", "recipe"):
+    for stage in ("demo-data", "pack", "propose", "pretrain", "convert", "finetune", "report", "doctor", "recipe"):
         assert stage in done.stdout
 
 

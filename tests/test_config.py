@@ -223,7 +223,8 @@ def test_an_unknown_recipe_is_named_with_those_that_exist(tmp_path: Path) -> Non
 
 def test_a_part_is_plain_and_complete() -> None:
     recipe = parse_recipe("seed: 4")
-    assert recipe.part("seed", "images") == {"seed": 4, "images": {"fingerprint": "contents"}}
+    images = {"layout": "auto", "splits": [], "subset": "", "max_pixels": 89_478_485, "fingerprint": "contents"}
+    assert recipe.part("seed", "images") == {"seed": 4, "images": images}
     assert recipe.part("model")["model"]["level_limits"] == [48, 96, 192]
     with pytest.raises(KeyError):
         recipe.part("modle")

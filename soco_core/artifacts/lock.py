@@ -26,6 +26,8 @@ PATIENCE_SECONDS = 1.5
 """A worker that a killed process had just forked lets go of its lock only once it gets to run."""
 S3_LEASE_SECONDS = 60.0
 S3_RENEWAL_SECONDS = 15.0
+CONDITION_FAILED = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "412", "409"})
+"""An answer that breaks off reaches us as its status alone."""
 
 
 @contextmanager
@@ -147,7 +149,7 @@ class Lease:
             try:
                 return str(storage.s3_client().put_object(Bucket=bucket, Key=key, Body=body, **condition)["ETag"])
             except ClientError as error:
-                if error.response["Error"]["Code"] in {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"}:
+                if error.response["Error"]["Code"] in CONDITION_FAILED:
                     return None
                 raise
 

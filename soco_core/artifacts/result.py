@@ -11,7 +11,6 @@ published is fetched first, and :meth:`ResultDirectory.publish` sends files as t
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +27,8 @@ from soco_core.errors import InputError
 
 DONE = "done.json"
 RECIPE = "config.yaml"
+JOURNAL_SUFFIX = ".jsonl"
+"""Of files in the folders of a result that only ever grow: the longer copy is the newer one."""
 # A file that nobody has written to for so long is what a killed attempt left behind.
 ABANDONED_SECONDS = 3600.0
 
@@ -218,19 +219,28 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def _local(uri: str) -> Path:
-    if not storage.is_s3(uri):
-        return Path(uri)
-    root = os.environ.get("SOCO_SCRATCH") or Path.home() / ".cache" / "soco"
-    return Path(root, *storage.split_s3(uri))
+    return storage.scratch_path(uri) if storage.is_s3(uri) else Path(uri)
 
 
 def _fetch_part(result: ResultDirectory) -> None:
     """Fetch what a former attempt published; a local file of the same name may be of yet another attempt."""
-    for name, _ in storage.list_objects(result.uri):
+    for name, size in storage.list_objects(result.uri):
         if name != DONE and not any(part.startswith(".") for part in Path(name).parts):
             path = _inside(result.path, name)
+            if path.suffix == JOURNAL_SUFFIX and path.parent != result.path and not is_behind(path, size):
+                continue
             storage.download(storage.join(result.uri, name), path)
             result._published[path] = _stamp(path)
+
+
+def is_behind(journal: Path, published: int | None) -> bool:
+    """Tell whether the published copy of a journal, which only ever grows, holds more than the one here.
+
+    Args:
+        journal: the local file; it need not exist.
+        published: size in bytes of the copy in the store; None if there is none.
+    """
+    return published is not None and (not journal.exists() or journal.stat().st_size < published)
 
 
 def _fetch_whole(uri: str, folder: Path, files: dict[str, dict[str, Any]]) -> None:

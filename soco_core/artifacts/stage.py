@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 from typing import Any
 
+from soco_core.artifacts.disk import disk_errors
 from soco_core.artifacts.result import ResultDirectory, writing
 from soco_core.config import Recipe
 from soco_core.console import say
-from soco_core.errors import InterruptedStageError, SocoError
+from soco_core.errors import InterruptedStageError
 from soco_core.tracking import Tracker, TrackingContext
 
 Compute = Callable[[ResultDirectory, Tracker], dict[str, Any]]
@@ -35,25 +35,17 @@ def complete(
 
     Raises:
         ResultLockedError: another process is writing this result.
-        SocoError: the disk is full; what was finished is kept.
+        SocoError: the disk is full, or cannot be written (InputError); what was finished is kept.
     """
     name = label or result.stage
     tags = {"soco.stage": result.stage, "soco.result": result.uri}
     tracker = Tracker(tracking, result.path)
     if result.done is None:
-        try:
-            with writing(result, recipe):
-                if result.done is None:
-                    tracker.start(name, recipe, tags)
-                    _finish(result, tracker, compute)
-                    return result
-        except Exception as error:
-            if _disk_is_full(error):
-                raise SocoError(
-                    f"{name}: no space is left for {result.path}; free some and run the same command again, "
-                    "it goes on from what is kept"
-                ) from error
-            raise
+        with disk_errors(name, result.path), writing(result, recipe):
+            if result.done is None:
+                tracker.start(name, recipe, tags)
+                _finish(result, tracker, compute)
+                return result
     say(f"{name}: already done, nothing to compute")
     tracker.reused(name, recipe, tags, result.summary)
     return result
@@ -66,12 +58,3 @@ def _finish(result: ResultDirectory, tracker: Tracker, compute: Compute) -> None
         tracker.fail(killed=isinstance(error, InterruptedStageError | KeyboardInterrupt))
         raise
     tracker.finish(result.summary)
-
-
-def _disk_is_full(error: BaseException | None) -> bool:
-    """Tell whether a full disk (or quota) is behind an error; torch.save hides it behind one of its own."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            return True
-        error = error.__cause__ or error.__context__
-    return False

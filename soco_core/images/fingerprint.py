@@ -6,16 +6,13 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Literal
 
 from soco_core import storage
 from soco_core.artifacts.fingerprint import FINGERPRINT_LENGTH, file_sha256
 from soco_core.engine.progress import Progress
 from soco_core.images.decode import BadImageError
 from soco_core.images.pack_source import PackSource
-from soco_core.images.sources import FILE_AT_FAULT, ImageSource, file_system_failed, read_each
-
-Mode = Literal["contents", "sizes"]
+from soco_core.images.sources import FILE_AT_FAULT, ImageSource, Mode, file_system_failed, read_each
 
 QUIET_IMAGES = 5000
 """Sets up to this size are hashed without showing progress."""
@@ -41,7 +38,7 @@ def source_fingerprint(
         InputError: the store or the file system failed.
     """
     ids = ids if isinstance(ids, Sized) else tuple(ids)
-    return digest_of(zip(ids, _identities(source, ids, mode, sizes), strict=True), mode, _progress(len(ids)))
+    return digest_of(zip(ids, file_identities(source, ids, mode, sizes), strict=True), mode, progress_of(len(ids)))
 
 
 def digest_of(identities: Iterable[tuple[str, str | None]], mode: Mode, progress: Progress | None = None) -> str:
@@ -55,13 +52,15 @@ def digest_of(identities: Iterable[tuple[str, str | None]], mode: Mode, progress
     return digest.hexdigest()[:FINGERPRINT_LENGTH]
 
 
-def _progress(count: int) -> Progress | None:
+def progress_of(count: int) -> Progress | None:
+    """Return what shows the hashing of so many files; None: it is too short."""
     return Progress("image set", count, unit="images") if count > QUIET_IMAGES else None
 
 
-def _identities(
-    source: ImageSource, ids: Iterable[str], mode: Mode, sizes: Mapping[str, int] | None
+def file_identities(
+    source: ImageSource, ids: Iterable[str], mode: Mode, sizes: Mapping[str, int] | None = None
 ) -> Iterator[str | None]:
+    """Yield what :func:`source_fingerprint` hashes of each file: SHA-256 or size; None: it cannot be opened."""
     if isinstance(source, PackSource):
         yield from source.identities(ids, mode)
     elif source.remote and mode == "sizes":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,10 +10,10 @@ from soco_core import storage
 from soco_core.config import ImagesConfig
 from soco_core.console import say
 from soco_core.errors import InputError
-from soco_core.images.fingerprint import Mode, source_fingerprint
+from soco_core.images.fingerprint import file_identities, source_fingerprint
 from soco_core.images.layouts import Found, coco_images, every_image, is_coco, is_voc, voc_images
 from soco_core.images.pack_source import PACK, open_pack, read_pack_file
-from soco_core.images.sources import FolderSource, ImageSource, S3Source
+from soco_core.images.sources import FolderSource, ImageSource, Mode, S3Source
 from soco_core.images.subset import is_percentage, take_subset
 from soco_core.images.trees import LocalTree, Tree, open_tree
 
@@ -40,6 +40,10 @@ class ImageSet:
     def fingerprint(self, mode: Mode) -> str:
         """Return 16 hexadecimal digits that name the set, wherever it lies; see :func:`source_fingerprint`."""
         return source_fingerprint(self.source, self.ids, mode, self.sizes)
+
+    def identities(self, mode: Mode) -> Iterator[str | None]:
+        """Yield what the fingerprint knows of each file: SHA-256 in hexadecimal or size; None: it cannot be opened."""
+        return file_identities(self.source, self.ids, mode, self.sizes)
 
 
 def open_source(root: str) -> ImageSource:

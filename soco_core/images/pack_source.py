@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -13,9 +14,8 @@ from typing import Any
 from soco_core import storage
 from soco_core.artifacts.fingerprint import file_sha256
 from soco_core.errors import InputError
-from soco_core.images.decode import BadImageError
 from soco_core.images.pack_index import INDEX, PackIndex, Place
-from soco_core.images.sources import file_system_failed
+from soco_core.images.sources import MissingImageError, file_system_failed
 
 PACK = "pack.json"
 KIND = "soco-pack"
@@ -58,11 +58,12 @@ class PackSource:
 
         Raises:
             BadImageError: the pack has no such image.
-            InputError: a tar is missing or not what it was, or the store or the file system failed.
+            InputError: a tar is missing or not what it was, the image in it has not the SHA-256 that the index says, or
+                the store or the file system failed.
         """
         row = self.index.find(image_id)
         if row is None:
-            raise BadImageError("cannot be opened: not in the pack")
+            raise MissingImageError("cannot be opened: not in the pack")
         place = self.index.place(row)
         if not place.size:
             return b""
@@ -78,6 +79,11 @@ class PackSource:
             data = self._read_local(place)
         if len(data) != place.size:
             raise self._not_as_packed(name)
+        if hashlib.sha256(data).digest() != place.sha256:
+            raise InputError(
+                f"{storage.join(self.root, name)}: {image_id} in it is not what was packed, the pack is damaged; copy "
+                "it again, or delete it and pack the images again"
+            )
         return data
 
     def identities(self, ids: Iterable[str], mode: str) -> Iterator[str | None]:
@@ -136,20 +142,42 @@ def read_pack_file(root: str) -> dict[str, Any] | None:
     """Return the contents of ``pack.json`` below `root`, or None if there is none that `soco pack` wrote.
 
     Raises:
-        InputError: it is of a newer version, or the store or the file system failed.
+        InputError: it is damaged or of a newer version, or the store or the file system failed.
     """
     uri = storage.join(root, PACK)
     try:
         if not storage.is_s3(root) and not Path(uri).is_file():
             return None
-        content = json.loads(storage.read_bytes(uri))
-    except (storage.MissingObjectError, ValueError):  # others too may call a file so
+        data = storage.read_bytes(uri)
+    except storage.MissingObjectError:
+        return None
+    damaged = InputError(f"{uri}: damaged; copy the pack again, or delete it and pack the images again")
+    try:
+        content = json.loads(data)
+    except ValueError as error:
+        # Others too may call a file so, but not beside an index.
+        if KIND.encode() in data or storage.exists(storage.join(root, INDEX)):
+            raise damaged from error
         return None
     if not isinstance(content, dict) or content.get("kind") != KIND:
         return None
-    if content["contract"] != CONTRACT:
-        raise InputError(f"{uri}: a pack of version {content['contract']}, this soco reads {CONTRACT}; update soco")
+    version = content.get("contract")
+    if isinstance(version, int) and version != CONTRACT:
+        raise InputError(f"{uri}: a pack of version {version}, this soco reads {CONTRACT}; update soco")
+    if version != CONTRACT or not _is_whole(content):
+        raise damaged
     return content
+
+
+def _is_whole(content: dict[str, Any]) -> bool:
+    """Tell whether ``pack.json`` says all that reading a pack needs."""
+    try:
+        source, index, shards = content["source"], content["index"], content["shards"]
+        texts = [source["subset"], *source["splits"], index["sha256"], *(shard["file"] for shard in shards)]
+        numbers = [index["bytes"], *(shard["bytes"] for shard in shards)]
+    except (KeyError, TypeError):
+        return False
+    return all(isinstance(text, str) for text in texts) and all(isinstance(number, int) for number in numbers)
 
 
 def open_pack(root: str, content: dict[str, Any]) -> PackSource:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import re
@@ -12,19 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soco_core import storage
+from soco_core.artifacts.disk import disk_errors
 from soco_core.artifacts.fingerprint import file_sha256
 from soco_core.artifacts.lock import Lease, local_lock, s3_lock
 from soco_core.config import ImagesConfig
 from soco_core.console import say
 from soco_core.engine.interrupt import InterruptGuard
 from soco_core.engine.progress import Progress
-from soco_core.errors import InputError, SocoError
+from soco_core.errors import InputError
 from soco_core.images.decode import BadImageError
-from soco_core.images.fingerprint import Mode, digest_of
+from soco_core.images.fingerprint import digest_of
 from soco_core.images.image_set import ImageSet, open_image_set
 from soco_core.images.pack_index import INDEX, Row, index_rows, write_index
 from soco_core.images.pack_source import CONTRACT, KIND, PACK, read_pack_file
-from soco_core.images.sources import read_each
+from soco_core.images.sources import Mode, read_each
 from soco_core.images.tar import TarWriter, member_header, member_names
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def pack(config: ImagesConfig, *, images: str, output: str, shard_size: int) -> 
         The URI of the pack.
 
     Raises:
-        InputError: there are no images, or `output` holds something else.
+        InputError: there are no images, or `output` holds something else or cannot be written.
         ResultLockedError: another process writes there.
         InterruptedStageError: stopped by a signal; finished tars are kept.
         SocoError: the disk is full.
@@ -77,16 +77,9 @@ def pack(config: ImagesConfig, *, images: str, output: str, shard_size: int) -> 
         return uri
     _refuse_other_files(uri)
     folder = storage.scratch_path(uri) if storage.is_s3(uri) else Path(uri)
-    try:
-        with _locked(uri, folder) as lease, InterruptGuard() as guard:
-            if not _is_done(uri, image_set, config.fingerprint, shard_size):
-                _Packing(uri, folder, image_set, shard_size, lease, guard).run()
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise SocoError(
-                f"pack: no space is left for {folder}; free some and run the same command again, finished tars are kept"
-            ) from error
-        raise
+    with disk_errors("pack", folder), _locked(uri, folder) as lease, InterruptGuard() as guard:
+        if not _is_done(uri, image_set, config.fingerprint, shard_size):
+            _Packing(uri, folder, image_set, shard_size, lease, guard).run()
     return uri
 
 

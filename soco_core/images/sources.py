@@ -7,21 +7,32 @@ them opens what it needs when it reads first.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from soco_core import storage
 from soco_core.errors import InputError
 from soco_core.images.decode import BadImageError
 
+Mode = Literal["contents", "sizes"]
+
 FILE_AT_FAULT = frozenset(
     {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 )
 """Errors that say something of a file; any other says that the file system failed."""
+
+
+class MissingImageError(BadImageError):
+    """There is no such file."""
+
+
+class ChangedImageError(InputError):
+    """A file is not the one that was listed."""
 
 
 class ImageSource(Protocol):
@@ -39,7 +50,7 @@ class ImageSource(Protocol):
         """Return the file of an image, unchanged; over the network that is one request.
 
         Raises:
-            BadImageError: there is no such file, or it cannot be opened.
+            BadImageError: there is no such file (then it is a MissingImageError), or it cannot be opened.
             InputError: the store or the file system failed, which says nothing of the file.
         """
 
@@ -58,7 +69,10 @@ class FolderSource:
             return path.read_bytes()
         except OSError as error:
             if error.errno in FILE_AT_FAULT:
-                raise BadImageError(f"cannot be opened: {error.strerror}") from error
+                missing = error.errno in {errno.ENOENT, errno.ENOTDIR}
+                raise (MissingImageError if missing else BadImageError)(
+                    f"cannot be opened: {error.strerror}"
+                ) from error
             raise file_system_failed(path, error) from error
 
 
@@ -74,7 +88,60 @@ class S3Source:
         try:
             return storage.read_bytes(storage.join(self.root, image_id))
         except storage.MissingObjectError as error:
-            raise BadImageError("cannot be opened: no such object") from error
+            raise MissingImageError("cannot be opened: no such object") from error
+
+
+@dataclass(frozen=True)
+class ListedSource:
+    """Files that must be what they were when they were listed: their fingerprint stands for what is read."""
+
+    source: ImageSource
+    """Reads them."""
+    mode: Mode
+    """What an identity is: ``sizes`` the size in bytes, ``contents`` the SHA-256 in hexadecimal."""
+    identities: Mapping[str, str | None]
+    """The identity of each file; None if it could not be opened when it was listed."""
+
+    @property
+    def root(self) -> str:
+        """See :class:`ImageSource`."""
+        return self.source.root
+
+    @property
+    def remote(self) -> bool:
+        """See :class:`ImageSource`."""
+        return self.source.remote
+
+    def read_bytes(self, image_id: str) -> bytes:
+        """See :meth:`ImageSource.read_bytes`.
+
+        Raises:
+            ChangedImageError: the file is not the one that was listed, or is gone.
+        """
+        listed = self.identities[image_id]
+        try:
+            data = self.source.read_bytes(image_id)
+        except BadImageError as error:
+            # A file that may not be read has a size nevertheless.
+            if listed is None or (self.mode == "sizes" and not isinstance(error, MissingImageError)):
+                raise
+            raise self._changed(image_id, str(error)) from error
+        if listed is None:
+            raise self._changed(image_id, "it could not be opened then")
+        if (str(len(data)) if self.mode == "sizes" else hashlib.sha256(data).hexdigest()) != listed:
+            was = f"{listed} bytes then, {len(data)} now" if self.mode == "sizes" else "its SHA-256 is another"
+            raise self._changed(image_id, was)
+        return data
+
+    def part(self, ids: Iterable[str]) -> dict[str, str | None]:
+        """Return the identities of some images."""
+        return {image_id: self.identities[image_id] for image_id in ids}
+
+    def _changed(self, image_id: str, how: str) -> ChangedImageError:
+        return ChangedImageError(
+            f"{storage.join(self.root, image_id)} changed since it was listed ({how}); run the same command again once "
+            "the images stay as they are (with a plan: plan again first)"
+        )
 
 
 def file_system_failed(path: Path, error: OSError) -> InputError:

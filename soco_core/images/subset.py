@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from soco_core import storage
+from soco_core.config import SUBSET_FORMS
 from soco_core.errors import InputError
 
 COCO_SIZE = "coco-size"
@@ -30,6 +31,11 @@ def is_percentage(subset: str) -> bool:
     return _PERCENTAGE.fullmatch(subset) is not None
 
 
+def is_file(subset: str) -> bool:
+    """Tell whether a subset names a file of ids."""
+    return subset not in {"", COCO_SIZE} and not is_percentage(subset) and _NUMBER.fullmatch(subset) is None
+
+
 def take_subset(ids: Sequence[str], subset: str, root: str) -> tuple[str, ...]:
     """Return the ids of a subset, in the order of `ids`.
 
@@ -42,6 +48,8 @@ def take_subset(ids: Sequence[str], subset: str, root: str) -> tuple[str, ...]:
     Raises:
         InputError: the set has too few images, or lacks one of the list; the list cannot be read or is empty.
     """
+    if is_file(subset):
+        return _listed(ids, subset, root)
     if subset == COCO_SIZE:
         return _ranked(ids, COCO_IMAGES, subset, root)
     if is_percentage(subset):
@@ -49,9 +57,7 @@ def take_subset(ids: Sequence[str], subset: str, root: str) -> tuple[str, ...]:
         if not 0 < share <= 1:
             raise InputError(f"images.subset {subset}: give more than 0% and at most 100%")
         return _ranked(ids, max(1, int(len(ids) * share + Fraction(1, 2))), subset, root)
-    if _NUMBER.fullmatch(subset):
-        return _ranked(ids, int(subset), subset, root)
-    return _listed(ids, subset, root)
+    return _ranked(ids, int(subset), subset, root)
 
 
 def _ranked(ids: Sequence[str], count: int, subset: str, root: str) -> tuple[str, ...]:
@@ -69,9 +75,7 @@ def _listed(ids: Sequence[str], path: str, root: str) -> tuple[str, ...]:
     try:
         text = storage.read_text(path)
     except InputError as error:
-        raise InputError(
-            f"images.subset: {error}; give {COCO_SIZE}, a percentage such as 10%, a number of images, or a file of ids"
-        ) from error
+        raise InputError(f"images.subset: {error}; {SUBSET_FORMS}") from error
     lines = [line.strip() for line in text.removeprefix("\ufeff").split("\n")]
     wanted = {line for line in lines if line and not line.startswith("#")}
     if not wanted:

@@ -8,16 +8,15 @@ from soco_core import storage
 from soco_core.config import ImagesConfig, Recipe
 from soco_core.errors import InputError
 from soco_core.images import open_image_set
-from soco_core.images.subset import COCO_SIZE, is_percentage
+from soco_core.images.subset import is_file
 
 
 def with_absolute_files(recipe: Recipe) -> Recipe:
     """Return a recipe whose files are named by absolute paths, for stages that work in other folders."""
     subset, boxes = recipe.images.subset, recipe.proposals.boxes_file
-    named = subset == COCO_SIZE or is_percentage(subset) or subset.isdecimal()
     return recipe.model_copy(
         update={
-            "images": recipe.images.model_copy(update={"subset": subset if named else absolute(subset)}),
+            "images": recipe.images.model_copy(update={"subset": absolute(subset) if is_file(subset) else subset}),
             "proposals": recipe.proposals.model_copy(update={"boxes_file": absolute(boxes)}),
         }
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from soco_core import storage
 from soco_core.artifacts.result import ResultDirectory, locate, open_result
 from soco_core.artifacts.stage import complete
 from soco_core.config import Recipe
@@ -91,6 +93,11 @@ def _open_dataset(recipe: Recipe, images: str | None, proposed: ResultDirectory)
     from soco_core.pretrain.data import ViewDataset
 
     boxes = Proposals.open(proposed)
+    if images is None and not storage.is_s3(boxes.image_set) and not Path(boxes.image_set).is_dir():
+        raise InputError(
+            f"image folder {boxes.image_set}, for which the proposals {proposed.uri} were made, does not exist; give "
+            "the images' new place with --images"
+        )
     return ViewDataset(recipe, boxes, open_source(images or boxes.image_set))
 
 

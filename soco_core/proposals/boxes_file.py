@@ -8,16 +8,15 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from soco_core import storage
-from soco_core.artifacts.fingerprint import file_sha256
 from soco_core.config import Recipe
 from soco_core.console import say
 from soco_core.errors import InputError
+from soco_core.proposals.boxes_stream import open_boxes
 
 if TYPE_CHECKING:
     from soco_core.proposals.plan import Work
 
 IMPORTED = "imported.arrow"
-PIECE_BYTES = 16 << 20
 
 
 def boxes_file_sha256(uri: str) -> str:
@@ -27,14 +26,8 @@ def boxes_file_sha256(uri: str) -> str:
         InputError: there is no such file, or it cannot be read.
     """
     try:
-        if not storage.is_s3(uri):
-            return file_sha256(uri)
-        digest, read, size = hashlib.sha256(), 0, 1
-        while read < size:
-            piece, size = storage.read_range(uri, read, PIECE_BYTES)
-            digest.update(piece)
-            read += len(piece)
-        return digest.hexdigest()
+        with open_boxes(uri, quiet=True) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"proposals.boxes_file {uri}: {error.strerror}; give the JSON file of the boxes") from error
     except InputError as error:

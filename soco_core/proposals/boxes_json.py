@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import io
 from array import array
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from collections.abc import Callable
+from itertools import chain
 from typing import IO, Any
 
 import ijson
 import numpy as np
 import numpy.typing as npt
 
-from soco_core import storage
-from soco_core.engine.progress import Progress
 from soco_core.errors import InputError
+from soco_core.proposals.boxes_stream import open_boxes
 
 FORMATS = (
     "the file must be the authors' {name: [[x, y, w, h], ...]}, COCO annotations or COCO results (docs/proposals.md)"
 )
-PIECE_BYTES = 16 << 20
-"""How much is read at once."""
-QUIET_BYTES = 200_000_000
-"""Files up to this size are read without showing progress."""
+COCO_LISTS = frozenset({"images", "annotations"})
 
 Key = str | int
 
@@ -63,11 +57,13 @@ def read_boxes(source: str) -> Found:
     """
     found = Found(source)
     try:
-        with _opened(source, quiet=True) as file:
+        with open_boxes(source, quiet=True) as file:
             read = _format(file, source)
         read(found)
     except (ijson.JSONError, UnicodeDecodeError) as error:
-        cause = " ".join(str(error).split())[:120]
+        raw = error.args[0]  # of a text that is not UTF-8, ijson gives bytes
+        text = raw.decode(errors="backslashreplace") if isinstance(raw, bytes) else str(error)
+        cause = " ".join(text.partition("(right here)")[0].split())[:120]
         raise InputError(f"{source}: not whole, valid JSON ({cause}); {FORMATS}") from error
     except OSError as error:
         raise InputError(f"cannot read {source}: {error.strerror}; give the JSON file of the boxes") from error
@@ -98,8 +94,14 @@ def _format(file: IO[bytes], source: str) -> Callable[[Found], None]:
     return _read_annotations if "annotations" in keys else _read_authors
 
 
+def _has_coco_lists(source: str) -> bool:
+    with open_boxes(source, quiet=True) as file:
+        events = ijson.parse(file, use_float=True)
+        return any(event == "map_key" and not prefix and key in COCO_LISTS for prefix, event, key in events)
+
+
 def _read_authors(found: Found) -> None:
-    with _opened(found.source) as file:
+    with open_boxes(found.source) as file:
         for name, boxes in ijson.kvitems(file, "", use_float=True):
             if name in found.keys:
                 raise found.error(repr(name), "stands there twice")
@@ -109,7 +111,7 @@ def _read_authors(found: Found) -> None:
 def _read_annotations(found: Found) -> None:
     owners: dict[Key, int] = {}
     # Read twice: the annotations may come before the images that they belong to.
-    with _opened(found.source) as file:
+    with open_boxes(found.source) as file:
         for k, image in enumerate(ijson.items(file, "images.item", use_float=True)):
             entry = f"images[{k}]"
             image_id, name = _key(found, image, "id", entry), image.get("file_name")
@@ -118,7 +120,11 @@ def _read_annotations(found: Found) -> None:
             if image_id in owners or name in found.keys:
                 raise found.error(entry, f"id {image_id!r} or file_name {name!r} stands there twice")
             owners[image_id] = found.keys.setdefault(name, len(found.keys))
-    with _opened(found.source) as file:
+    if not owners and not _has_coco_lists(found.source):
+        # Nothing of COCO: the authors' format with a wrong entry, which its reader names.
+        _read_authors(found)
+        return
+    with open_boxes(found.source) as file:
         for k, annotation in enumerate(ijson.items(file, "annotations.item", use_float=True)):
             entry = f"annotations[{k}]"
             image_id = _key(found, annotation, "image_id", entry)
@@ -130,7 +136,7 @@ def _read_annotations(found: Found) -> None:
 
 def _read_results(found: Found) -> None:
     kind: type[Key] | None = None
-    with _opened(found.source) as file:
+    with open_boxes(found.source) as file:
         for k, result in enumerate(ijson.items(file, "item", use_float=True)):
             entry = f"[{k}]"
             image_id = _key(found, result, "image_id", entry)
@@ -157,7 +163,9 @@ def _corners(boxes: Any, error: Callable[[str], InputError]) -> npt.NDArray[np.f
         values = np.asarray(boxes)
     except ValueError:  # lists of different lengths
         values = np.empty(0, object)
-    if values.dtype.kind not in "iuf" or values.ndim != 2 or values.shape[1] != 4:
+    four_numbers = values.dtype.kind in "iuf" and values.ndim == 2 and values.shape[1] == 4
+    # To numpy, true among numbers is 1.
+    if not four_numbers or bool in set(map(type, chain.from_iterable(boxes))):
         raise error(f"{_shown(boxes)}: a box is [x, y, w, h], four numbers")
     values = values.astype(np.float64)
     negative = (values[:, 2:] < 0).any(axis=1)
@@ -172,43 +180,3 @@ def _corners(boxes: Any, error: Callable[[str], InputError]) -> npt.NDArray[np.f
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-class _Pieces(io.RawIOBase):
-    """A file made of a function that returns up to so many bytes from an offset on, and none at the end."""
-
-    def __init__(self, read: Callable[[int, int], bytes], progress: Progress | None) -> None:
-        self._read = read
-        self._progress = progress
-        self._offset = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        piece = self._read(self._offset, len(buffer))
-        buffer[: len(piece)] = piece
-        before, self._offset = self._offset, self._offset + len(piece)
-        if self._progress is not None:
-            self._progress.advance((self._offset >> 20) - (before >> 20))
-        return len(piece)
-
-
-@contextmanager
-def _opened(source: str, quiet: bool = False) -> Iterator[IO[bytes]]:
-    with nullcontext() if storage.is_s3(source) else Path(source).open("rb") as local:
-        if local is not None:
-            size = Path(source).stat().st_size
-        else:
-            described = storage.describe(source)
-            if described is None:
-                raise InputError(f"{source}: there is no such object; give the JSON file of the boxes")
-            size = described[0]
-
-        def read(offset: int, count: int) -> bytes:
-            if local is not None:
-                return local.read(count)
-            return storage.read_range(source, offset, count)[0] if offset < size else b""
-
-        with nullcontext() if quiet or size <= QUIET_BYTES else Progress("boxes", size >> 20, unit="MB") as progress:
-            yield io.BufferedReader(_Pieces(read, progress), PIECE_BYTES)

@@ -1,7 +1,7 @@
-"""The selective search whose parameters the paper gives (A.1), with its grouping compiled.
+"""The selective search whose parameters the paper gives (A.1), compiled.
 
-The authors ran the pure-Python package `selectivesearch`. This finds the same boxes in the same order, in about a ninth
-of the time: skimage segments the image as there, and what the package does pixel by pixel and pair by pair is compiled.
+The authors ran the pure-Python package `selectivesearch`. This finds the same boxes in the same order, in less than a
+tenth of the time: segmentation, texture, neighbours and grouping are loops that numba compiles.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ def exact_search(
     counts = np.zeros((regions, COLOUR_BINS + 3 * TEXTURE_BINS), np.int32)
     measure_regions(image, labels, codes, columns_of_bytes(texture_range), boxes, counts)
     sizes = counts[:, :COLOUR_BINS].sum(axis=1, dtype=np.int64)
-    used = counts.any(axis=0)  # a bin that is empty in all regions is so in all groups, and adds nothing
+    used = np.flatnonzero(counts.any(axis=0))  # a bin that is empty in all regions is so in all groups: it adds nothing
     shares = np.ascontiguousarray(counts[:, used] / sizes[:, None])
-    colours = int(used[:COLOUR_BINS].sum())
+    colours = int((used < COLOUR_BINS).sum())
     found = group(overlapping_pairs(boxes), boxes, sizes, shares, colours, COLOUR_BASE, labels.size)
     return found.astype(np.float32)
 

@@ -25,8 +25,8 @@ def compiled(signature: str) -> Callable[[Kernel], Kernel]:
 
     def compile_kernel(function: Kernel) -> Kernel:
         try:
-            return numba.njit(signature, cache=True, **OPTIONS)(function)  # type: ignore[no-any-return]
+            return numba.njit(signature, cache=True, **OPTIONS)(function)
         except (RuntimeError, OSError):  # a read-only installation without a home, or a full disk
-            return numba.njit(signature, **OPTIONS)(function)  # type: ignore[no-any-return]
+            return numba.njit(signature, **OPTIONS)(function)
 
     return compile_kernel

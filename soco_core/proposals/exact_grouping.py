@@ -45,6 +45,18 @@ def similarity(
     return colour + texture + (1.0 - both / image_size) + (1.0 - (width * height - both) / image_size)
 
 
+@compiled("void(int64, int64, int32[:,::1], int64[::1], float64[:,::1])")
+def _merge(i: int, j: int, boxes: Ints, sizes: Longs, shares: Floats) -> None:
+    """Put the group of two regions in the row of the first."""
+    both = sizes[i] + sizes[j]
+    for k in range(shares.shape[1]):
+        shares[i, k] = (shares[i, k] * sizes[i] + shares[j, k] * sizes[j]) / both
+    sizes[i] = both
+    for k in range(2):
+        boxes[i, k] = min(boxes[i, k], boxes[j, k])
+        boxes[i, 2 + k] = max(boxes[i, 2 + k], boxes[j, 2 + k])
+
+
 @compiled("boolean(int64, int64, float64[::1], int64[::1])")
 def _before(p: int, q: int, values: Floats, ages: Longs) -> bool:
     return values[p] > values[q] or (values[p] == values[q] and ages[p] > ages[q])
@@ -155,15 +167,9 @@ def group(
         _unlink(2 * best + 1, j, following, previous, ends)
         count -= 1
         _remove(best, count, heap, places, values, ages)
-        # The group takes the row of i.
-        both = sizes[i] + sizes[j]
-        for k in range(shares.shape[1]):
-            shares[i, k] = (shares[i, k] * sizes[i] + shares[j, k] * sizes[j]) / both
-        sizes[i] = both
-        for k in range(2):
-            boxes[i, k] = min(boxes[i, k], boxes[j, k])
-            boxes[i, 2 + k] = max(boxes[i, 2 + k], boxes[j, 2 + k])
-            found[total, k], found[total, 2 + k] = boxes[i, k], boxes[i, 2 + k]
+        _merge(i, j, boxes, sizes, shares)
+        for k in range(4):
+            found[total, k] = boxes[i, k]
         # Old pairs in the order of their insertion; of two with the same region, the first makes the new pair.
         first, second = ends[i, 0], ends[j, 0]
         ends[i, 0] = ends[i, 1] = -1

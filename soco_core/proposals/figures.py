@@ -24,7 +24,7 @@ BOXES_DRAWN = 6
 LONG_SIDE = 400
 """Pictured images are reduced to this, in pixels."""
 COLOURS = ("#ff3b30", "#34c759", "#0a84ff", "#ffcc00", "#ff2dd1", "#00e5ff")
-MOST_BARS = 60
+FEWEST_BARS, MOST_BARS = 10, 60
 TAIL = 0.005
 """Share of the largest values that a histogram may leave out (and says so), lest a few of them squeeze all others."""
 PIECE = 1_000_000
@@ -38,14 +38,14 @@ def draw_contact_sheet(path: Path, proposals: Proposals, source: ImageSource, re
     numbers = [round(k * (len(proposals) - 1) / max(count - 1, 1)) for k in range(count)]
     columns = min(4, count)
     rows = -(-count // columns)
-    figure = Figure(figsize=(max(2.6 * columns, 5.0), 2.45 * rows + 0.4), layout="constrained")
+    figure = Figure(figsize=(max(2.6 * columns, 5.5), 2.45 * rows + 0.4), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.axis("off")
     for axis, number in zip(axes, numbers, strict=False):
         _draw_image(axis, proposals, number, source, recipe.images.max_pixels)
     drawn = f"up to {BOXES_DRAWN} of each image's proposals, at random"
-    figure.suptitle(f"{_described(recipe.proposals)}: {drawn}", fontsize=10)
+    figure.suptitle(f"{_described(recipe.proposals)}:{' ' if columns == 4 else chr(10)}{drawn}", fontsize=10)
     _save(figure, path)
 
 
@@ -71,9 +71,10 @@ def _draw_image(axis: Axes, proposals: Proposals, number: int, source: ImageSour
     name, boxes = proposals.id(number), proposals.boxes(number)
     width, height = proposals.size(number)
     axis.imshow(_picture(source, name, max_pixels), extent=(0, width, height, 0), interpolation="bilinear")
-    drawn = np.random.default_rng(number).permutation(len(boxes))[:BOXES_DRAWN]
+    distinct = np.unique(boxes, axis=0)  # with keep_duplicates a box may stand there several times
+    drawn = np.random.default_rng(number).permutation(len(distinct))[:BOXES_DRAWN]
     dark = [patheffects.withStroke(linewidth=3.0, foreground="#000000a0")]  # to be seen on any ground
-    for k, (x1, y1, x2, y2) in enumerate(boxes[drawn].tolist()):
+    for k, (x1, y1, x2, y2) in enumerate(distinct[drawn].tolist()):
         colour = COLOURS[k % len(COLOURS)]
         axis.add_patch(
             Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, linewidth=1.6, edgecolor=colour, path_effects=dark)
@@ -82,6 +83,8 @@ def _draw_image(axis: Axes, proposals: Proposals, number: int, source: ImageSour
     axis.set(xlim=(-0.01 * width, 1.01 * width), ylim=(1.01 * height, -0.01 * height))
     shown = name if len(name) <= 34 else f"...{name[-31:]}"
     boxes_text = f"{len(boxes)} {'proposal' if len(boxes) == 1 else 'proposals'}"
+    if len(distinct) < len(boxes):
+        boxes_text += f", {len(distinct)} distinct"
     step = proposals.kept_by(number)
     note = "" if step == "strict" else f" (kept by {step})"
     axis.set_title(f"{shown}\n{boxes_text}{note}", fontsize=8, parse_math=False)
@@ -89,14 +92,18 @@ def _draw_image(axis: Axes, proposals: Proposals, number: int, source: ImageSour
 
 def _draw_histogram(axis: Axes, values: npt.NDArray[Any], whole: bool, colour: str) -> None:
     """Draw a histogram with its mean and median; values that are `whole` numbers get bars around them."""
+    from matplotlib.ticker import MaxNLocator
+
     lowest, most = float(values.min()), float(values.max())
     usual = float(np.quantile(values, 1 - TAIL, method="lower"))
     if most > 1.5 * usual:
         most = usual
-    step = max((most - lowest) / MOST_BARS, 1e-6)
+    bars = min(max(FEWEST_BARS, round(len(values) ** 0.5)), MOST_BARS)
+    step = max((most - lowest) / bars, 1e-6)
     if whole:
         step = max(1, round(step))
         lowest -= 0.5
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     edges = lowest + step * np.arange(int((most - lowest) / step) + 2)
     axis.hist(values, bins=edges.tolist(), color=colour)
     mean, median = float(values.mean(dtype=np.float64)), float(np.median(values))
@@ -105,7 +112,8 @@ def _draw_histogram(axis: Axes, values: npt.NDArray[Any], whole: bool, colour: s
     beyond = int(np.count_nonzero(values > edges[-1]))
     if beyond:
         axis.plot([], [], " ", label=f"{beyond:,} beyond, up to {values.max():.0f}")
-    axis.legend(fontsize=8, frameon=False)
+    axis.legend(fontsize=8, loc="upper right", edgecolor="none")
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axis.margins(x=0.01)
     axis.spines[["top", "right"]].set_visible(False)
@@ -133,7 +141,8 @@ def _described(config: ProposalsConfig) -> str:
     if config.opencv_mode != "single":
         return f"Selective search (OpenCV, mode {config.opencv_mode})"
     colours = "+".join(config.opencv_colours).upper()
-    return f"Selective search (OpenCV, {colours}, {parameters})"
+    strategies = f"{config.opencv_strategies} strategies, " if config.opencv_strategies > 1 else ""
+    return f"Selective search (OpenCV, {colours}, {strategies}{parameters})"
 
 
 def _picture(source: ImageSource, name: str, max_pixels: int) -> npt.NDArray[np.uint8]:

@@ -72,3 +72,9 @@ def _sized(
     size = np.sqrt(w * h) / np.sqrt(float(width) * height)
     low, high = config.min_relative_size - TOLERANCE, config.max_relative_size + TOLERANCE
     return (size >= low) & (size <= high) & (np.minimum(w, h) >= config.min_side)
+
+
+def distinct_boxes(boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Keep each box [N, 4] once, where it first stands: proposals are a set (3.2)."""
+    _, first = np.unique(boxes, axis=0, return_index=True)
+    return boxes[np.sort(first)]

@@ -34,7 +34,7 @@ def convert_boxes_file(source: str | Path, target: Path) -> None:
     - COCO results, ``[{"image_id", "bbox", ...}, ...]``; an ``image_id`` is the number at the end of a file's name
       (123 for 000000123.jpg), or if it is a string, a name as above.
 
-    It is read as a stream; in memory there are the names and the boxes as flat arrays (about 50 bytes a box).
+    It is read as a stream; in memory there are the names and the boxes as flat arrays (about 55 bytes a box).
 
     Args:
         source: path or S3 URI.

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from soco_core.artifacts.proposals import BOXES, MANIFEST, Proposals, intact_manifest, read_rows, write_merged
+from soco_core.artifacts.proposals import (
+    BOXES,
+    MANIFEST,
+    TABLES,
+    Proposals,
+    intact_manifest,
+    read_rows,
+    write_merged,
+)
+from soco_core.artifacts.result import JOURNAL_SUFFIX
 from soco_core.config import Recipe
 from soco_core.console import say
 from soco_core.errors import InputError
 from soco_core.proposals.figures import draw_contact_sheet, draw_histograms
-from soco_core.proposals.plan import Work, work_files
+from soco_core.proposals.plan import SHARDS, Work, work_files
 from soco_core.proposals.shards import cut
 
 NAMED = 10
@@ -51,8 +62,9 @@ def merge(work: Work, recipe: Recipe, count: int) -> dict[str, Any]:
     tables = [folder / entry["file"] for entry in manifest["shards"]]
     result.publish(*tables, folder / BOXES, folder / MANIFEST)
     result.unpublish(*work_files(result))
+    _remove_leftovers(folder)
     proposals = Proposals(folder)
-    draw_contact_sheet(folder / "figures" / "proposals.png", proposals, work.source, recipe)
+    draw_contact_sheet(folder / "figures" / "proposals.png", proposals, work.images, recipe)
     draw_histograms(folder / "figures" / "proposals_histogram.png", proposals, recipe.proposals)
     _name_bad_images(manifest)
     return {
@@ -72,7 +84,7 @@ def _all_rows(work: Work, count: int) -> pa.Table:
     if missing:
         raise InputError(
             f"{work.result.uri}: not finished: shard {_shortened(missing)}; run `soco propose --shard "
-            f"{missing[0]}` and so on with the same images, recipe and output, then merge again"
+            f"{missing[0]}` and so on with the same images, recipe and output, then merge again{_others(work, count)}"
         )
     tables = []
     for shard in shards:
@@ -87,6 +99,15 @@ def _all_rows(work: Work, count: int) -> pa.Table:
     return pa.concat_tables(tables)
 
 
+def _others(work: Work, count: int) -> str:
+    """Say which shards of another number there are: perhaps it is those that were meant."""
+    said = []
+    for state, suffix in (("finished", ".parquet"), ("begun", JOURNAL_SUFFIX)):
+        found = {int(path.stem.partition("-of-")[2]) for path in work.folder.glob(f"[0-9]*-of-*[0-9]{suffix}")}
+        said += [f"{state} shards of {other}" for other in sorted(found - {count})]
+    return f" (there are {_shortened(said)})" if said else ""
+
+
 def _difference(wanted: pa.Array, found: pa.ChunkedArray) -> str:
     """Say how the ids of a shard differ from those it should have."""
     twice = pc.value_counts(found)
@@ -98,6 +119,21 @@ def _difference(wanted: pa.Array, found: pa.ChunkedArray) -> str:
         if len(ids):
             return f"{_shortened(ids[: NAMED + 1].to_pylist(), len(ids))} {what}"
     return "they are in another order"
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the locks of the shards, and what killed attempts were writing: it may be large.
+
+    A shard that still runs, of another number, say, loses its lock; it ends when it finds the result whole.
+    """
+    for path in (
+        *folder.glob(f".{BOXES}.*"),
+        *(path for name in (TABLES, "figures", SHARDS) for path in folder.glob(f"{name}/.*")),
+    ):
+        if path.is_dir():
+            rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _header(work: Work, recipe: Recipe) -> dict[str, Any]:

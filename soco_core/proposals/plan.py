@@ -1,14 +1,17 @@
 """What the shards of a result share: the image set, listed and hashed once, and the plan that tells them of it.
 
-A plan lies in the result directory, as ``shards/plan.json`` and ``shards/images.arrow``: the ids in their order, in
-uncompressed Arrow, of which a shard reads its own range. It is one of the work files that the merge removes.
+A plan lies in the result directory, as ``shards/plan.json`` and ``shards/images.arrow``: the ids in their order and the
+identity of each file (its size or SHA-256, as the fingerprint has it; null: it could not be opened), in uncompressed
+Arrow, of which a shard reads its own range. It is one of the work files that the merge removes.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +21,8 @@ from soco_core.artifacts.result import ResultDirectory, locate
 from soco_core.config import Recipe
 from soco_core.errors import InputError
 from soco_core.images import open_image_set, open_source
+from soco_core.images.fingerprint import digest_of, progress_of
+from soco_core.images.sources import ListedSource
 from soco_core.proposals.boxes_file import boxes_file_sha256
 
 if TYPE_CHECKING:
@@ -30,18 +35,52 @@ PLAN = "plan.json"
 IDS = "images.arrow"
 
 
+class Identities(Mapping[str, str | None]):
+    """The identity of each image of a list; an id is found by halving, so that a million need no dictionary.
+
+    Args:
+        read: returns the list, with the columns ``id`` (sorted) and ``identity``; called when it is first needed.
+    """
+
+    def __init__(self, read: Callable[[], pa.RecordBatch]) -> None:
+        self._read = read
+
+    @cached_property
+    def _listed(self) -> pa.RecordBatch:
+        return self._read()
+
+    def __getitem__(self, image_id: str) -> str | None:
+        ids, identities = self._listed.columns
+        row = bisect_left(ids, image_id, key=lambda value: value.as_py())
+        if row == len(ids) or ids[row].as_py() != image_id:
+            raise KeyError(image_id)
+        identity: str | None = identities[row].as_py()
+        return identity
+
+    def __iter__(self) -> Iterator[str]:
+        return (value.as_py() for value in self._listed.column("id"))
+
+    def __len__(self) -> int:
+        return len(self._listed)
+
+
 @dataclass(frozen=True)
 class Work:
     """An image set, and the result that is to hold its proposals."""
 
     result: ResultDirectory
-    source: ImageSource
+    images: ImageSource
     image_set: dict[str, Any]
     """What the manifest says of the set."""
     boxes_file: str
     """SHA-256 of the file that `import` reads; empty for other engines."""
-    listed: tuple[str, ...] | None
-    """The ids in their order; None if they are those of the plan."""
+    listed: pa.RecordBatch | None
+    """The columns ``id`` and ``identity`` of the images in their order; None if they are those of the plan."""
+
+    @property
+    def source(self) -> ImageSource:
+        """What reads the images for the search, and refuses one that is no longer what was listed."""
+        return ListedSource(self.images, self.image_set["fingerprint_mode"], Identities(self.listing))
 
     @property
     def folder(self) -> Path:
@@ -54,7 +93,11 @@ class Work:
         return storage.join(self.result.uri, SHARDS)
 
     def ids(self) -> pa.LargeStringArray:
-        """Return all ids in their order; those of a plan are fetched once and then memory-mapped.
+        """Return all ids in their order; raises as :meth:`listing` does."""
+        return self.listing().column("id")
+
+    def listing(self) -> pa.RecordBatch:
+        """Return the ids in their order and the identities; those of a plan are fetched once and then memory-mapped.
 
         Raises:
             InputError: the plan's list is missing or damaged.
@@ -62,20 +105,20 @@ class Work:
         import pyarrow as pa
 
         if self.listed is not None:
-            return pa.array(self.listed, pa.large_string())
+            return self.listed
         path, uri = self.folder / IDS, storage.join(self.folder_uri, IDS)
         if storage.is_s3(uri) and not path.exists():
             storage.download(uri, path)
         try:
-            ids = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0).column("id")
-        except (OSError, pa.ArrowException) as error:
+            listed = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0).select(["id", "identity"])
+        except (OSError, KeyError, pa.ArrowException) as error:
             cause = " ".join(str(error).split())
             raise InputError(f"{path}: no readable list of images ({cause}); delete it and plan again") from error
-        if len(ids) != self.image_set["images"]:
+        if len(listed) != self.image_set["images"]:
             raise InputError(
-                f"{path}: lists {len(ids)} images, not {self.image_set['images']}; delete it and plan again"
+                f"{path}: lists {len(listed)} images, not {self.image_set['images']}; delete it and plan again"
             )
-        return ids
+        return listed
 
 
 def list_work(recipe: Recipe, images: str, output: str) -> Work:
@@ -84,28 +127,39 @@ def list_work(recipe: Recipe, images: str, output: str) -> Work:
     Raises:
         InputError: the images, or the recipe's boxes_file, are missing or cannot be read.
     """
+    import pyarrow as pa
+
     boxes_file = boxes_file_sha256(recipe.proposals.boxes_file) if recipe.proposals.boxes_file else ""
     found = open_image_set(images, recipe.images)
+    mode, identities = recipe.images.fingerprint, list[str | None]()
+
+    def listed() -> Iterator[tuple[str, str | None]]:
+        for image_id, identity in zip(found.ids, found.identities(mode), strict=True):
+            identities.append(identity)
+            yield image_id, identity
+
     image_set: dict[str, Any] = {
         "root": found.source.root,
         "layout": found.layout,
         "splits": list(found.splits),
         "subset": found.subset,
-        "fingerprint": found.fingerprint(recipe.images.fingerprint),
-        "fingerprint_mode": recipe.images.fingerprint,
+        "fingerprint": digest_of(listed(), mode, progress_of(len(found.ids))),
+        "fingerprint_mode": mode,
         "images": len(found.ids),
     }
     result = _locate(recipe, output, image_set["fingerprint"], boxes_file)
-    return Work(result, found.source, image_set, boxes_file, found.ids)
+    columns = [pa.array(values, pa.large_string()) for values in (found.ids, identities)]
+    listing = pa.RecordBatch.from_arrays(columns, ["id", "identity"])
+    return Work(result, found.source, image_set, boxes_file, listing)
 
 
 def write_plan(work: Work, recipe: Recipe, count: int) -> str:
     """Write the plan of a result that is not whole, the same bytes whoever does; return its URI."""
     import pyarrow as pa
 
-    ids = work.ids()
-    with storage.atomic_file(work.folder / IDS) as file, pa.ipc.new_file(file, pa.schema([("id", ids.type)])) as writer:
-        writer.write_batch(pa.RecordBatch.from_arrays([ids], ["id"]))
+    listing = work.listing()
+    with storage.atomic_file(work.folder / IDS) as file, pa.ipc.new_file(file, listing.schema) as writer:
+        writer.write_batch(listing)
     plan = {
         "contract": CONTRACT,
         "shards": count,

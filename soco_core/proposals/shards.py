@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ import numpy as np
 from soco_core import storage
 from soco_core.artifacts.lock import Lease, local_lock, s3_lock
 from soco_core.artifacts.proposals import ProposalRow, write_rows
-from soco_core.artifacts.result import DONE, ResultDirectory
+from soco_core.artifacts.result import DONE, JOURNAL_SUFFIX, ResultDirectory, is_behind
 from soco_core.engine.interrupt import InterruptGuard
 from soco_core.engine.progress import Progress
 from soco_core.proposals.plan import SHARDS
@@ -54,14 +54,19 @@ class Shard:
     @property
     def journal(self) -> Path:
         """Where its rows lie while it is under way."""
-        return self.result.path / SHARDS / f"{self.name}.jsonl"
+        return self.result.path / SHARDS / f"{self.name}{JOURNAL_SUFFIX}"
 
     def fetch(self) -> None:
-        """Bring here what other machines published of the shard, unless this one has a part of it."""
-        for path in (self.table, self.journal):
-            uri = storage.join(self.result.uri, SHARDS, path.name)
-            if storage.is_s3(uri) and not path.exists() and storage.exists(uri):
-                storage.download(uri, path)
+        """Bring here what was published of the shard, unless this machine has more of it; call it under the lock."""
+        table, journal = (storage.join(self.result.uri, SHARDS, path.name) for path in (self.table, self.journal))
+        if not storage.is_s3(table) or self.table.exists():
+            return
+        if storage.exists(table):
+            storage.download(table, self.table)
+            return
+        published = storage.describe(journal)
+        if is_behind(self.journal, published and published[0]):
+            storage.download(journal, self.journal)
 
     def images_done(self) -> int:
         """Return how many of its images need no more work, as far as this machine knows."""
@@ -90,15 +95,19 @@ def cut(result: ResultDirectory, images: int, count: int) -> list[Shard]:
     return [Shard(result, index, count, range(bounds[index], bounds[index + 1])) for index in range(count)]
 
 
-def run_shard(shard: Shard, ids: Sequence[str], workers: Workers, progress: Progress, guard: InterruptGuard) -> None:
+def run_shard(
+    shard: Shard, ids: Sequence[str], tools: Callable[[], tuple[Workers, Progress]], guard: InterruptGuard
+) -> bool:
     """Finish a shard, going on from its journal.
 
     Args:
         shard: the shard.
         ids: its images.
-        workers: what proposes.
-        progress: counts the images.
+        tools: returns what proposes and what counts the images; called only once it is certain that there is work.
         guard: says when to stop.
+
+    Returns:
+        Whether there was anything to do.
 
     Raises:
         ResultLockedError: another process works on it.
@@ -107,9 +116,11 @@ def run_shard(shard: Shard, ids: Sequence[str], workers: Workers, progress: Prog
     with shard.locked() as lease:
         shard.fetch()
         if shard.is_merged():
-            return
-        if not shard.table.exists():
+            return False
+        finished = shard.table.exists()
+        if not finished:
             with Journal(shard.journal) as journal:
+                workers, progress = tools()
                 published = time.monotonic()
                 for row in workers.rows([image_id for image_id in ids if image_id not in journal.rows]):
                     journal.add(row)
@@ -122,6 +133,7 @@ def run_shard(shard: Shard, ids: Sequence[str], workers: Workers, progress: Prog
         # Also if it was finished here before: it may have been killed just then.
         _publish(shard.result, lease, shard.table)
         shard.result.unpublish(shard.journal, *([shard.table] if shard.is_merged() else []))
+        return not finished
 
 
 def _publish(result: ResultDirectory, lease: Lease | None, path: Path) -> None:

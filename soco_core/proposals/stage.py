@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from functools import cache
 from typing import Any
 
+from soco_core.artifacts.disk import disk_errors
 from soco_core.artifacts.proposals import intact_manifest
 from soco_core.artifacts.result import ResultDirectory
 from soco_core.artifacts.stage import complete
@@ -72,11 +75,12 @@ def plan_shards(recipe: Recipe, *, images: str, output: str, count: int) -> str:
     if work.result.done is not None:
         say("proposals: already done, nothing to plan")
         return plan_uri(work.result)
-    if recipe.proposals.boxes_file:
-        from soco_core.proposals.boxes_file import imported_boxes
+    with disk_errors("proposals", work.result.path):
+        if recipe.proposals.boxes_file:
+            from soco_core.proposals.boxes_file import imported_boxes
 
-        imported_boxes(work, recipe)
-    return write_plan(work, recipe, count)
+            imported_boxes(work, recipe)
+        return write_plan(work, recipe, count)
 
 
 def propose_shard(recipe: Recipe, *, images: str, output: str, index: int, count: int, plan: str | None = None) -> str:
@@ -104,7 +108,8 @@ def propose_shard(recipe: Recipe, *, images: str, output: str, index: int, count
         raise InputError(f"shard {index} of {count}: the index must be from 0 to {count - 1}")
     work = _find(recipe, images, output, count, plan)
     if work.result.done is None and intact_manifest(work.result.path) is None:
-        _run(work, recipe, range(index, index + 1), count)
+        with disk_errors("proposals", work.result.path):
+            _run(work, recipe, range(index, index + 1), count)
     else:
         say("proposals: already done, nothing to compute")
     return work.result.uri
@@ -157,19 +162,21 @@ def _run(work: Work, recipe: Recipe, indices: range, count: int) -> None:
 
     ids = work.ids()
     shards = cut(work.result, len(ids), count)[indices.start : indices.stop]
-    for shard in shards:
-        shard.fetch()
-    images_done = sum(shard.images_done() for shard in shards)
-    total = sum(len(shard.images) for shard in shards)
-    imported = imported_boxes(work, recipe) if recipe.proposals.boxes_file else None
-    search = Search(work.source, recipe.proposals, recipe.images.max_pixels, recipe.seed, imported)
-    wanted = recipe.runtime.search_workers
-    processes = min(usable_cores() if wanted is None else wanted, total - images_done)
-    with (
-        InterruptGuard() as guard,
-        Progress("proposals", total, images_done, unit="images") as progress,
-        Workers(search, processes) as workers,
-    ):
+    with ExitStack() as stack:
+        guard = stack.enter_context(InterruptGuard())
+
+        @cache
+        def tools() -> tuple[Workers, Progress]:
+            images_done = sum(shard.images_done() for shard in shards)
+            total = sum(len(shard.images) for shard in shards)
+            imported = imported_boxes(work, recipe) if recipe.proposals.boxes_file else None
+            search = Search(work.source, recipe.proposals, recipe.images.max_pixels, recipe.seed, imported)
+            wanted = recipe.runtime.search_workers
+            processes = min(usable_cores() if wanted is None else wanted, total - images_done)
+            progress = stack.enter_context(Progress("proposals", total, images_done, unit="images"))
+            return stack.enter_context(Workers(search, processes)), progress
+
         for shard in shards:
             part = ids[shard.images.start : shard.images.stop].to_pylist()
-            run_shard(shard, part, workers, progress, guard)
+            if not run_shard(shard, part, tools, guard) and len(shards) == 1:
+                say(f"shard {shard.index + 1}/{count}: already done")

@@ -6,10 +6,11 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import islice
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -24,14 +25,16 @@ from soco_core.artifacts.proposals import ProposalRow
 from soco_core.config import ProposalsConfig
 from soco_core.errors import SocoError, one_line
 from soco_core.images import BadImageError, ImageSource, decode_image
-from soco_core.images.sources import read_each
+from soco_core.images.sources import ListedSource, read_each
 from soco_core.proposals.engines import build_engine
-from soco_core.proposals.filters import filter_boxes
+from soco_core.proposals.filters import distinct_boxes, filter_boxes
 from soco_core.proposals.reduction import needs_reduction
 
 REMOTE_TASK_IMAGES = 8
 """Images that a worker takes at once from a source over the network: it reads ahead while it searches."""
 NAMED_IMAGES = 10
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+"""What keeps libraries from starting threads; they read it when they are imported."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +57,23 @@ class Proposer:
         self.search = search
         self.engine = build_engine(search.config, search.seed, search.imported)
 
-    def rows(self, ids: Sequence[str]) -> Iterator[ProposalRow]:
+    def rows(self, ids: Sequence[str], identities: Mapping[str, str | None] | None = None) -> Iterator[ProposalRow]:
         """Yield the row of each image in turn; a file that cannot be decoded gives a row with the reason.
 
+        Args:
+            ids: the images.
+            identities: of a ListedSource that came here without, those of these images.
+
         Raises:
-            InputError: the store or file system failed.
+            InputError: the store or file system failed, or an image changed since it was listed.
             SocoError: memory ran out; the message names the image.
             RuntimeError: anything else went wrong; the message names the image.
         """
-        for image_id, contents in read_each(self.search.source, ids):
+        source = self.search.source
+        if identities is not None:
+            assert isinstance(source, ListedSource)
+            source = replace(source, identities=identities)
+        for image_id, contents in read_each(source, ids):
             try:
                 row = self._row(image_id, contents)
             except SocoError:
@@ -87,6 +98,8 @@ class Proposer:
         config = self.search.config
         height, width = image.shape[:2]
         boxes, step = filter_boxes(self.engine.search(image_id, image), width, height, config)
+        if not config.keep_duplicates:
+            boxes = distinct_boxes(boxes)
         reduced = config.engine in {"opencv", "exact"} and needs_reduction(image, config.max_long_side)
         return ProposalRow(image_id, width, height, boxes, step, reduced)
 
@@ -111,8 +124,11 @@ class Workers:
             # Not fork: this process may have threads (MLflow, OpenCV), which a forked child would lack.
             context = multiprocessing.get_context("spawn")
             self._stop = context.Event()
+            search, source = self.search, self.search.source
+            if isinstance(source, ListedSource):  # the identities go with the tasks, each process needs but a few
+                search = replace(search, source=replace(source, identities={}))
             self._pool = ProcessPoolExecutor(
-                self.count, mp_context=context, initializer=_start, initargs=(self.search, self._stop)
+                self.count, mp_context=context, initializer=_start, initargs=(search, self._stop)
             )
         return self
 
@@ -135,6 +151,7 @@ class Workers:
             self._own = self._own or Proposer(self.search)
             yield from self._own.rows(ids)
             return
+        source = self.search.source
         step = self._task_images(len(ids))
         waiting = (ids[first : first + step] for first in range(0, len(ids), step))
         running: dict[Future[list[ProposalRow]], Sequence[str]] = {}
@@ -143,7 +160,9 @@ class Workers:
             while True:
                 # A short queue: what is in it when the run is interrupted has to be done again.
                 for task in islice(waiting, 2 * self.count - len(running)):
-                    future = self._pool.submit(_work, task)
+                    identities = source.part(task) if isinstance(source, ListedSource) else None
+                    with _one_thread():  # here the pool starts its processes
+                        future = self._pool.submit(_work, task, identities)
                     running[future] = task
                     future.add_done_callback(finished.put)
                 if not running:
@@ -168,6 +187,21 @@ class Workers:
         return max(1, min(REMOTE_TASK_IMAGES, images // (4 * self.count)))
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let processes that start meanwhile use one thread each: `_start` comes after the import of numpy, too late."""
+    before = {name: os.environ.get(name) for name in ONE_THREAD}
+    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 class _Process:
     """What a worker process holds on to."""
 
@@ -178,20 +212,18 @@ class _Process:
 
 def _start(search: Search, stop: Event) -> None:
     _Process.search, _Process.stop = search, stop
-    for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = "1"  # there is a process for each core
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(1)  # there is a process for each core
     # Ctrl-C reaches the whole process group; the parent alone decides when the workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
 
 
-def _work(ids: Sequence[str]) -> list[ProposalRow]:
+def _work(ids: Sequence[str], identities: Mapping[str, str | None] | None = None) -> list[ProposalRow]:
     """Propose in a worker process; when asked to stop, leave out the rest."""
     if _Process.proposer is None:  # not when the process starts: an error there has no way to the parent
         _Process.proposer = Proposer(_Process.search)
     rows = []
-    for row in _Process.proposer.rows(ids):
+    for row in _Process.proposer.rows(ids, identities):
         rows.append(row)
         if _Process.stop.is_set():
             break

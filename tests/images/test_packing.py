@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -21,7 +23,7 @@ import webdataset
 
 from soco_core import storage
 from soco_core.config import ImagesConfig
-from soco_core.errors import InputError, InterruptedStageError, ResultLockedError
+from soco_core.errors import InputError, InterruptedStageError, ResultLockedError, SocoError
 from soco_core.images import BadImageError, ImageSource, open_image_set, open_source
 from soco_core.images.packing import pack, parse_size
 from soco_core.images.sources import read_each
@@ -84,6 +86,13 @@ def test_a_pack_holds_what_the_folder_holds(folder: Path, tmp_path: Path, capsys
         data = path.read_bytes()
         assert (shard["bytes"], shard["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
         assert len(data) <= SHARD or shard["images"] == 1
+    for path, following in pairwise(
+        tars
+    ):  # no tar could have held one image more: its header, it in whole blocks, the end
+        with tarfile.open(following) as tar:
+            first = tar.next()
+            assert first is not None
+        assert path.stat().st_size + first.offset_data + -(-first.size // 512) * 512 > SHARD
     assert sum(shard["images"] for shard in content["shards"]) == content["images"] == 43
     assert content["bytes"] == sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     whole = open_image_set(str(folder))
@@ -126,6 +135,24 @@ def test_the_source_is_small_and_works_in_other_processes(folder: Path, tmp_path
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+def test_only_so_many_tars_stay_open(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("soco_core.images.pack_source.MOST_OPEN_FILES", 2)
+    uri = make(folder, tmp_path / "pack")
+
+    def open_tars() -> list[str]:
+        links = (os.readlink(entry.path) for entry in os.scandir("/proc/self/fd") if os.path.islink(entry.path))
+        return [target for target in links if target.startswith(uri) and target.endswith(".tar")]
+
+    source = open_source(uri)
+    for _ in range(2):
+        assert_same(uri, folder)
+        for image_id in open_image_set(uri).ids:
+            assert source.read_bytes(image_id) == (folder / image_id).read_bytes()
+        assert len(open_tars()) == 2
+    del source
+    assert open_tars() == []
+
+
 def test_what_is_not_in_the_pack_is_bad_and_what_is_damaged_is_an_error(folder: Path, tmp_path: Path) -> None:
     uri = make(folder, tmp_path / "pack")
     source = open_source(uri)
@@ -134,6 +161,14 @@ def test_what_is_not_in_the_pack_is_bad_and_what_is_damaged_is_an_error(folder: 
             source.read_bytes(name)
     first = tmp_path / "pack" / "images-00000.tar"
     whole = first.read_bytes()
+    place = source.index.place(source.index.find("a.b.jpg"))
+    assert place.shard == 0
+    changed = bytearray(whole)
+    changed[place.offset] ^= 1
+    first.write_bytes(changed)
+    with pytest.raises(InputError, match=r"images-00000\.tar: a\.b\.jpg in it is not what was packed, .*; copy it"):
+        source.read_bytes("a.b.jpg")
+    source = open_source(uri)
     first.write_bytes(whole[:-1])
     with pytest.raises(
         InputError, match=r"images-00000\.tar: \d+ bytes, not what pack\.json says; copy the pack again"
@@ -242,6 +277,29 @@ def test_a_file_of_the_same_name_is_no_pack(tmp_path: Path) -> None:
         open_source(str(tmp_path))
 
 
+def test_a_damaged_pack_file_is_one_line(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "pack" / "pack.json"
+    make(folder, path.parent)
+    whole = path.read_text()
+    content = json.loads(whole)
+    broken = [
+        '{"kind": "soco-pack"}',
+        '{"kind": "soco-pack", "contract": 1}',
+        *(json.dumps({**content, key: None}) for key in ("contract", "source", "index", "shards")),
+        json.dumps({**content, "shards": [{"file": "images-00000.tar"}]}),
+        json.dumps({**content, "index": {"sha256": "0", "bytes": "1"}}),
+        *(whole[:length] for length in (0, 5, 100, len(whole) - 3)),
+    ]
+    for text in broken:
+        path.write_text(text)
+        for read in (open_source, open_image_set):
+            with pytest.raises(InputError, match=r"pack\.json: damaged; copy the pack again, or delete it") as caught:
+                read(str(path.parent))
+            assert "\n" not in str(caught.value)
+    path.write_text(whole)
+    assert_same(str(path.parent), folder)
+
+
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     """Send this process a SIGINT when `count` files have been read."""
 
@@ -258,6 +316,8 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
 def test_it_stops_and_goes_on_without_writing_a_tar_twice(
     folder: Path, tmp_path: Path, s3: str, on_s3: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name in ("0.jpg", "n1/gone.jpg"):
+        (folder / name).symlink_to("nowhere.jpg")
     wanted = files_of(make(folder, tmp_path / "unbroken"))
     output = f"{s3}/pack" if on_s3 else str(tmp_path / "pack")
     with monkeypatch.context() as patched:
@@ -286,6 +346,8 @@ def test_it_stops_and_goes_on_without_writing_a_tar_twice(
     assert {name: data for name, data in found.items() if name != "pack.json"} == {
         name: data for name, data in wanted.items() if name != "pack.json"
     }
+    for name in ("0.jpg", "n1/gone.jpg"):
+        (folder / name).unlink()
     assert_same(output, folder)
 
 
@@ -397,6 +459,11 @@ def test_a_store_that_stumbles(folder: Path, faulty_s3: FaultyStore, monkeypatch
         InputError, match=rf"^{uri}/images-00000\.tar: [^\n]*AccessDenied[^\n]*; check the credentials [^\n]*$"
     ):
         source.read_bytes("a.b.jpg")
+    storage.write_bytes(f"{uri}/images-00000.tar", storage.read_bytes(f"{uri}/images-00000.tar") + b"more")
+    with pytest.raises(
+        InputError, match=rf"^{uri}/images-00000\.tar: \d+ bytes, not what pack\.json says; copy [^\n]*$"
+    ):
+        source.read_bytes("a.b.jpg")
     storage.write_bytes(f"{uri}/images-00000.tar", b"")
     with pytest.raises(InputError, match=rf"^{uri}/images-00000\.tar: [^\n]*$"):
         source.read_bytes("a.b.jpg")
@@ -426,3 +493,17 @@ def test_a_pack_to_s3_takes_the_disk_of_one_tar(folder: Path, s3: str, monkeypat
     monkeypatch.setattr(storage, "upload", measure)
     make(folder, f"{s3}/pack")
     assert largest == 1
+
+
+@pytest.mark.parametrize(("number", "wanted"), [(errno.ENOSPC, "no space is left for"), (errno.EROFS, "cannot write")])
+def test_a_disk_that_takes_nothing_is_one_line(
+    number: int, wanted: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TarWriter, "finish", refuse)
+        with pytest.raises(SocoError, match=rf"^pack: {wanted} {tmp_path / 'pack'}[^\n]*$"):
+            pack(ImagesConfig(), images=str(folder), output=str(tmp_path / "pack"), shard_size=10**6)
+    pack(ImagesConfig(), images=str(folder), output=str(tmp_path / "pack"), shard_size=10**6)

@@ -11,7 +11,7 @@ import pytest
 from soco_core import storage
 from soco_core.errors import InputError
 from soco_core.images import BadImageError, open_image_set, open_source, source_fingerprint
-from soco_core.images.sources import FolderSource, S3Source, read_each
+from soco_core.images.sources import ChangedImageError, FolderSource, ListedSource, S3Source, read_each
 
 if TYPE_CHECKING:
     from conftest import FaultyStore
@@ -135,3 +135,41 @@ def test_sizes_come_from_one_listing(faulty_s3: FaultyStore, tmp_path: Path) -> 
     assert source_fingerprint(there.source, (*there.ids, "none"), "contents") == source_fingerprint(
         here.source, iter([*here.ids, "none"]), "contents"
     )
+
+
+def test_a_file_that_is_not_what_was_listed_is_refused(tmp_path: Path) -> None:
+    for name in ("same", "longer", "flipped", "gone", "came"):
+        (tmp_path / f"{name}.jpg").write_bytes(b"12345")
+    (tmp_path / "longer.jpg").write_bytes(b"123456")
+    (tmp_path / "flipped.jpg").write_bytes(b"1234x")
+    (tmp_path / "gone.jpg").unlink()
+    listed = {"sizes": "5", "contents": "5994471abb01112afcc18159f6cc74b4f511b99806da59b3caf5a9c173cacfc5"}
+    for mode, identity in listed.items():
+        identities = {f"{name}.jpg": identity for name in ("same", "longer", "flipped", "gone")}
+        source = ListedSource(FolderSource(str(tmp_path)), mode, {**identities, "came.jpg": None, "never.jpg": None})
+        assert source.read_bytes("same.jpg") == b"12345"
+        with pytest.raises(BadImageError, match="cannot be opened"):
+            source.read_bytes("never.jpg")
+        changed = {
+            "longer": "5 bytes then, 6 now" if mode == "sizes" else "its SHA-256 is another",
+            "gone": "cannot be opened: No such file or directory",
+            "came": "it could not be opened then",
+        } | ({"flipped": "its SHA-256 is another"} if mode == "contents" else {})
+        for name, how in changed.items():
+            with pytest.raises(ChangedImageError) as caught:
+                source.read_bytes(f"{name}.jpg")
+            assert str(caught.value) == (
+                f"{tmp_path}/{name}.jpg changed since it was listed ({how}); run the same command again once the "
+                "images stay as they are (with a plan: plan again first)"
+            )
+
+
+def test_a_file_that_may_not_be_read_has_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: FolderSource, image_id: str) -> bytes:
+        raise BadImageError("cannot be opened: Permission denied")
+
+    monkeypatch.setattr(FolderSource, "read_bytes", refuse)
+    with pytest.raises(BadImageError, match="Permission denied"):
+        ListedSource(FolderSource("images"), "sizes", {"a.jpg": "5"}).read_bytes("a.jpg")
+    with pytest.raises(InputError, match=r"changed since it was listed \(cannot be opened: Permission denied\)"):
+        ListedSource(FolderSource("images"), "contents", {"a.jpg": "5"}).read_bytes("a.jpg")

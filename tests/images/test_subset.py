@@ -42,8 +42,8 @@ def test_how_many_are_taken(subset: str, count: int) -> None:
 
 
 def test_halves_are_rounded_up_exactly() -> None:
-    # 35 x 0.7 = 24.5 in decimals; in binary floating point a little less.
-    assert len(take("70%", IDS[:35])) == 25
+    # 45 x 0.7 = 31.5 in decimals; in binary floating point a little less.
+    assert len(take("70%", IDS[:45])) == 32
 
 
 def test_a_part_is_contained_in_a_larger_one_and_order_plays_no_role() -> None:
@@ -102,6 +102,8 @@ def test_a_number_in_a_recipe_is_a_number_of_images() -> None:
     assert load_recipe("soco-fpn-100ep", ["images.subset=5000"]).images.subset == "5000"
     with pytest.raises(RecipeError, match=r"images\.subset"):
         parse_recipe("images: {subset: 0.5}")
+    with pytest.raises(RecipeError, match=r"images\.subset: give coco-size, .* or a file of ids, not 5\.5$"):
+        load_recipe("demo", ["images.subset=5.5"])
 
 
 def test_a_set_is_opened_with_its_subset(tmp_path: Path) -> None:

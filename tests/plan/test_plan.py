@@ -70,7 +70,7 @@ def test_files_of_the_recipe_travel_by_absolute_paths(
     assert settled.proposals.boxes_file == str(tmp_path / "boxes.json")
 
 
-@pytest.mark.parametrize("subset", ["", "coco-size", "10%", "0.5%", "5000"])
+@pytest.mark.parametrize("subset", ["", "coco-size", "10%", "0.5%", "5000", "s3://bucket/ids.txt"])
 def test_other_subsets_and_uris_are_no_local_files(subset: str) -> None:
     images = ImagesConfig(subset=subset)
     proposals = ProposalsConfig(engine="import", boxes_file="s3://bucket/boxes.json")

@@ -130,6 +130,14 @@ def test_the_losses_are_the_same_from_s3_with_one_request_an_image_and_no_listin
     assert faulty_s3.count("jpg$") == 1
 
 
+def test_a_folder_that_is_gone_is_given_by_images(recipe: Recipe, images: Path, tmp_path: Path) -> None:
+    shutil.copytree(images, tmp_path / "set")
+    found = propose(recipe, images=str(tmp_path / "set"), output=str(tmp_path / "runs"))
+    (tmp_path / "set").rename(tmp_path / "moved")
+    with pytest.raises(InputError, match=r"image folder \S+/set, .* does not exist; give .* --images$"):
+        pretrain(recipe, proposals=found.uri, output=str(tmp_path / "out"))
+
+
 def test_a_folder_that_moved_is_not_listed_and_may_hold_more(
     recipe: Recipe,
     images: Path,

@@ -100,12 +100,12 @@ def test_made_up_scenes_give_the_boxes_of_the_package(kind: str) -> None:
 
 def test_a_hundred_photographs_give_the_boxes_of_the_package(shared_data: Path) -> None:
     paths = sorted((shared_data / "imagenet-sample").rglob("*.jp*g"))[::7]
-    work = [(path, PAPER) for path in paths[:104]] + [(path, AUTHORS) for path in paths[104:]]
+    work = [(path, PAPER) for path in paths[:102]] + [(path, AUTHORS) for path in paths[102:110]]
     with ProcessPoolExecutor(usable_cores(), mp_context=multiprocessing.get_context("spawn")) as pool:
         results = list(pool.map(same_boxes, *zip(*work, strict=True)))
     assert len(results) > 100
     assert [path.name for (path, _), (same, _) in zip(work, results, strict=True) if not same] == []
-    assert np.mean([found for _, found in results[:104]]) > 100
+    assert np.mean([found for _, found in results[:102]]) > 100
 
 
 def test_a_pattern_that_the_texture_range_decides_on() -> None:
@@ -255,6 +255,20 @@ def test_costs_are_sorted_and_equal_ones_stay_in_order() -> None:
     assert rising(np.empty(0)).tolist() == []
 
 
+def test_inner_costs_are_rounded_to_single_precision_as_in_skimage() -> None:
+    one_edge = np.zeros(1, np.uint32)
+    assert float(np.float32(0.1)) > 0.1000000001
+    assert join(np.array([0.1000000001]), one_edge.copy(), 1, 2, 0.1, 1)[0].tolist() == [[0, 0]]
+    assert float(np.float32(0.7)) < 0.699999999
+    assert join(np.array([0.699999999]), one_edge.copy(), 1, 2, 0.7, 1)[0].tolist() == [[0, 1]]
+    # Two edges of cost 0. A pixel's inner cost, 1.2e-45, is rounded up to the least number above 0; that of two, half
+    # of it, down to 0: so whichever edge comes first is the only one that joins.
+    labels, certain = join(np.zeros(2), np.array([0, 1], np.uint32), 1, 3, 1.2e-45, 1)
+    assert (labels.tolist(), certain) == ([[0, 0, 1]], False)
+    labels, certain = join(np.zeros(2), np.array([1, 0], np.uint32), 1, 3, 1.2e-45, 1)
+    assert (labels.tolist(), certain) == ([[0, 1, 1]], False)
+
+
 def test_where_equal_costs_decide_the_order_is_skimages(monkeypatch: pytest.MonkeyPatch) -> None:
     # One row: two areas, and between them a pixel that is as far from either.
     costs = np.array([0.0, 0.5, 0.5, 0.0])
@@ -298,7 +312,7 @@ def test_neighbours_by_hand() -> None:
 def grouping(
     pairs: list[list[int]], boxes: list[list[int]], sizes: list[int], shares: list[list[float]]
 ) -> list[list[int]]:
-    """Group regions of an image of 100 pixels with one bin of colour."""
+    """Group regions of an image of 100 pixels; of the bins the first is of colour, the others are of texture."""
     arrays = np.array(pairs, np.int32).reshape(-1, 2), np.array(boxes, np.int32), np.array(sizes), np.array(shares)
     return group(*arrays, 1, 2.0, 100).tolist()
 
@@ -333,8 +347,9 @@ def test_regions_without_neighbours_stay_alone() -> None:
 
 
 def test_the_shares_of_a_group_are_weighted_by_size() -> None:
-    # 0 and 1 become 3/4 of the one and 1/4 of the other bin. Then 2 (2 + .75 in common) goes before 3 (2 + .25).
-    shares = [[1.0, 0.0], [0.0, 0.0], [1.0, 0.0], [0.25, 0.0]]
+    # The last texture bin makes (0, 1) the most alike. Of colour and of the first texture bin their group has 3/4 and
+    # 1/4: 2 has .75 in common with it and 3 .25 + .25. Were each a half, it would be .5 and .25 + .4.
+    shares = [[1.0, 0.0, 1.0], [0.0, 1.0, 1.0], [1.0, 0.0, 0.0], [0.25, 0.4, 0.0]]
     boxes = [[0, 0, 2, 2], [0, 0, 2, 2], [0, 0, 9, 3], [0, 0, 3, 9]]
     found = grouping([[0, 1], [0, 2], [0, 3]], boxes, [30, 10, 5, 5], shares)
     assert found[4:] == [[0, 0, 2, 2], [0, 0, 9, 3], [0, 0, 9, 9]]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from soco_core.config import ProposalsConfig
-from soco_core.proposals.filters import filter_boxes, meets_requirements
+from soco_core.proposals.filters import distinct_boxes, filter_boxes, meets_requirements
 
 PAPER = ProposalsConfig()
 
@@ -108,3 +108,9 @@ def test_the_requirements_alone() -> None:
     authors = ProposalsConfig(min_side=32)
     assert meets_requirements(boxes, 100, 100, authors).tolist() == [True, *[False] * 6]
     assert meets_requirements(np.zeros((0, 4), np.float32), 1, 1, PAPER).tolist() == []
+
+
+def test_each_box_once_where_it_first_stands() -> None:
+    boxes = np.array([[9, 0, 20, 9], [0, 0, 9, 9], [9, 0, 20, 9], [0, 0, 9, 8], [0, 0, 9, 9]], np.float32)
+    np.testing.assert_array_equal(distinct_boxes(boxes), boxes[[0, 1, 3]])
+    assert distinct_boxes(boxes[:0]).shape == (0, 4)

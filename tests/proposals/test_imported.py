@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -13,7 +14,8 @@ import pytest
 
 from soco_core import storage
 from soco_core.errors import InputError
-from soco_core.proposals import boxes_json
+from soco_core.proposals import boxes_stream
+from soco_core.proposals.boxes_file import boxes_file_sha256
 from soco_core.proposals.imported import ImportedBoxes, check_keys, convert_boxes_file
 
 Convert = Callable[[Any], Path]
@@ -167,9 +169,11 @@ def test_the_memory_map_is_not_written_to(convert: Convert) -> None:
 
 
 def test_from_s3_in_pieces(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(boxes_json, "PIECE_BYTES", 100)
+    monkeypatch.setattr(boxes_stream, "PIECE_BYTES", 100)
     boxes = {f"image-{k}": [[k, 1, 2, 3]] for k in range(200)}
-    storage.write_text(f"{s3}/boxes.json", json.dumps(boxes))
+    text = json.dumps(boxes)
+    storage.write_text(f"{s3}/boxes.json", text)
+    assert boxes_file_sha256(f"{s3}/boxes.json") == hashlib.sha256(text.encode()).hexdigest()
     convert_boxes_file(f"{s3}/boxes.json", tmp_path / "boxes.arrow")
     assert search(tmp_path / "boxes.arrow", "image-77.jpg") == [[77, 1, 79, 4]]
     with pytest.raises(InputError, match=re.escape(f"{s3}/none.json") + ".*give the JSON file"):
@@ -182,7 +186,7 @@ def test_a_large_file_shows_its_progress(
 ) -> None:
     convert({"a": [[1, 2, 3, 4]] * 200_000})
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(boxes_json, "QUIET_BYTES", 1_000_000)
+    monkeypatch.setattr(boxes_stream, "QUIET_BYTES", 1_000_000)
     convert({"a": [[1, 2, 3, 4]] * 200_000})
     assert "boxes: 2/2 MB" in capsys.readouterr().err
 
@@ -197,7 +201,10 @@ def test_a_large_file_shows_its_progress(
         (b'{"a": [[NaN, 2, 3, 4]]}', "not whole, valid JSON.*NaN"),
         (b'{"a": [[1, Infinity, 3, 4]]}', "not whole, valid JSON.*Infinity"),
         (b'{"a": [[1e999, 2, 3, 4]]}', "not whole, valid JSON"),
-        (b'{"\xff": [[1, 2, 3, 4]]}', "not whole, valid JSON"),
+        (
+            b'{"\xff": [[1, 2, 3, 4]]}',
+            r'JSON \(lexical error: invalid bytes in UTF8 string. {"\\xff": \[\[1, 2, 3, 4\]\]}\)',
+        ),
         (b"\x00\x01\x02", "not whole, valid JSON"),
         (b"x,y,w,h\n1,2,3,4\n", "not whole, valid JSON"),
         ("3", "holds no box"),
@@ -217,7 +224,13 @@ def test_a_large_file_shows_its_progress(
         ({"a": [[1, 2, 3, 4]], "b": {"c": 1}}, "'b': .*four numbers"),
         ({"a": [[1e300, 2, 3, 4]]}, "'a': .*too large"),
         ('{"a": [[1, 2, 3, 4]], "a": [[5, 6, 7, 8]]}', "'a': stands there twice"),
-        ({"a": 3}, "holds no box"),
+        ({"a": 3}, "'a': 3: .*four numbers"),
+        ({"a": [1, 2, 3, 4]}, r"'a': \[1, 2, 3, 4\]: .*four numbers"),
+        ({"a": [], "b": "x"}, "'b': 'x': .*four numbers"),
+        ({"a": {"b": [[1, 2, 3, 4]]}}, "'a': .*four numbers"),
+        ('{"a": [[1, 2, 3, 4], [true, 2, 3, 4]]}', r"'a': .*True, 2, 3, 4\]\]: .*four numbers"),
+        (coco(annotations=[{"image_id": 3, "bbox": [1, 2, 3, False]}]), r"annotations\[0\].bbox: .*four numbers"),
+        ({"info": {}, "images": [], "annotations": []}, "holds no box"),
         (coco(annotations=[]), "holds no box"),
         (
             coco(annotations=[{"image_id": 4, "bbox": [1, 2, 3, 4]}]),

@@ -87,3 +87,4 @@ def test_killed_ten_times_over(make_images: MakeImages, tmp_path: Path) -> None:
     found = contents(output)
     assert sorted(found) == sorted(expected)
     assert [name for name in expected if found[name] != expected[name]] == []
+    assert not [*output.rglob("figures/.*"), *output.rglob("tables/.*"), *output.rglob(".kept.arrow.*")]

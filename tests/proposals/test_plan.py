@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from soco_core.config import Recipe
 from soco_core.errors import InputError
+from soco_core.images import open_image_set
 from soco_core.proposals import plan as plan_module
 from soco_core.proposals.stage import merge_shards, plan_shards, propose, propose_shard
 from soco_core.recipes import parse_recipe
@@ -32,6 +34,9 @@ def test_shards_with_a_plan_list_and_hash_nothing(
     with pa.memory_map(str(Path(plan).with_name("images.arrow"))) as source:
         table = pa.ipc.open_file(source).read_all()
     assert table["id"].to_pylist() == names_of(images)
+    hashes = [hashlib.sha256((images / name).read_bytes()).hexdigest() for name in names_of(images)]
+    assert table["identity"].to_pylist() == hashes
+    assert content["image_set"]["fingerprint"] == open_image_set(str(images)).fingerprint("contents")
 
     written = [Path(plan).read_bytes(), Path(plan).with_name("images.arrow").read_bytes()]
     assert plan_shards(recipe, **arguments) == plan
@@ -96,10 +101,44 @@ def test_a_plan_of_something_else_is_refused_in_one_line(
     assert "not a plan that `soco propose --plan` wrote" in error(plan=str(copy))
     copy.write_text("[1")
     assert "damaged" in error(plan=str(copy))
+    one = pa.array(["0/000.png"], pa.large_string())
+    fewer = pa.record_batch([one, one], ["id", "identity"])
+    for listed, wanted in ((fewer, "lists 1 images, not 3"), (fewer.select(["id"]), "no readable list of images")):
+        with pa.ipc.new_file(str(Path(plan).with_name("images.arrow")), listed.schema) as writer:
+            writer.write_batch(listed)
+        assert wanted in error()
     Path(plan).with_name("images.arrow").write_bytes(b"")
     assert "no readable list of images" in error()
     Path(plan).with_name("images.arrow").unlink()
     assert "no readable list of images" in error()
+
+
+@pytest.mark.parametrize("mode", ["sizes", "contents"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_changed_since_the_plan_is_refused(
+    mode: str, workers: int, make_images: MakeImages, tmp_path: Path
+) -> None:
+    images = make_images(4)
+    (images / "0" / "link.png").symlink_to("nowhere")
+    recipe = parse_recipe(
+        f"{{runtime: {{search_workers: {workers}}}, images: {{fingerprint: {mode}}}, proposals: {{engine: random}}}}"
+    )
+    arguments = {"images": str(images), "output": str(tmp_path / "out"), "count": 1}
+    plan = plan_shards(recipe, **arguments)
+    victim = images / "2" / "002.png"
+    whole = victim.read_bytes()
+    for changed in (whole + b" ", None):
+        victim.unlink()
+        if changed is not None:
+            victim.write_bytes(changed)
+        with pytest.raises(InputError, match=r"2/002\.png changed since it was listed .*plan again first") as caught:
+            propose_shard(recipe, **arguments, index=0, plan=plan)
+        assert "\n" not in str(caught.value)
+        victim.write_bytes(whole)
+    propose_shard(recipe, **arguments, index=0, plan=plan)
+    victim.unlink()  # all that it costs now is its picture
+    summary = merge_shards(recipe, **arguments, plan=plan).summary
+    assert summary["images"] == 4  # the link leads nowhere, now as then
 
 
 def test_a_plan_of_another_seed_is_refused_where_the_seed_counts(make_images: MakeImages, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from soco_core.artifacts.lock import local_lock
 from soco_core.artifacts.proposals import ProposalRow
 from soco_core.artifacts.result import ResultDirectory
 from soco_core.config import Recipe
@@ -166,11 +167,12 @@ def test_a_second_writer_of_a_shard_is_kept_out_and_of_another_shard_is_not(
 
 
 def test_a_shard_that_comes_too_late_leaves_nothing(
-    make_images: MakeImages, tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+    make_images: MakeImages, tmp_path: Path, recipe: Recipe, counted: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another worker does all the work, and merges, while this one is about to begin or about to end."""
     images = make_images(4)
-    for moment in ("fetch", "write_rows"):
+    for moment, searched in (("fetch", 4), ("write_rows", 8)):
+        counted.clear()
         output = str(tmp_path / moment)
         place = shards_module.Shard if moment == "fetch" else shards_module
         original = getattr(place, moment)
@@ -183,6 +185,7 @@ def test_a_shard_that_comes_too_late_leaves_nothing(
         monkeypatch.setattr(place, moment, meanwhile)
         late = propose_shard(recipe, images=str(images), output=output, index=0, count=1)
         assert Path(late, "done.json").exists()
+        assert len(counted) == searched
         assert not [path for path in Path(late, "shards").iterdir() if not path.name.startswith(".")]
 
 
@@ -193,3 +196,16 @@ def test_shards_that_do_not_exist(
     with pytest.raises(InputError, match=wanted):
         propose_shard(recipe, images=str(make_images(1)), output=str(tmp_path / "out"), index=index, count=count)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_finished_shard_and_a_locked_one_show_no_progress(
+    make_images: MakeImages, tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = {"images": str(make_images(4)), "output": str(tmp_path / "out"), "index": 1, "count": 2}
+    folder = Path(propose_shard(recipe, **arguments)) / "shards"
+    assert "proposals: 2/2 images" in capsys.readouterr().err
+    propose_shard(recipe, **arguments)
+    assert capsys.readouterr().err == "shard 2/2: already done\n"
+    with local_lock(folder / ".00000-of-00002" / "lock", "x"), pytest.raises(ResultLockedError):
+        propose_shard(recipe, **arguments | {"index": 0})
+    assert capsys.readouterr().err == ""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from soco_core import storage
 from soco_core.artifacts.proposals import Proposals
 from soco_core.artifacts.result import open_result
 from soco_core.config import Recipe
-from soco_core.errors import InputError
-from soco_core.proposals.stage import propose, propose_shard
+from soco_core.errors import InputError, SocoError
+from soco_core.proposals import shards as shards_module
+from soco_core.proposals.stage import plan_shards, propose, propose_shard
 from soco_core.recipes import parse_recipe
 from soco_core.tracking import TrackingContext
 from tests.proposals.conftest import MakeImages, files, names_of
@@ -247,3 +251,26 @@ def test_mlflow_shows_the_numbers_and_the_pictures(make_images: MakeImages, tmp_
     assert metrics["kept_by.strict"] == result.summary["kept_by"]["strict"]
     pictures = {entry.path for entry in client.list_artifacts(run.info.run_id, "figures")}
     assert pictures == {"figures/proposals.png", "figures/proposals_histogram.png"}
+
+
+@pytest.mark.parametrize(("number", "wanted"), [(errno.ENOSPC, "no space is left for"), (errno.EROFS, "cannot write")])
+def test_a_disk_that_takes_nothing_is_one_line(
+    number: int, wanted: str, make_images: MakeImages, tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = str(make_images(2))
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    output = str(tmp_path / "out")
+    for place, name, run in (
+        (storage.os, "fsync", lambda: plan_shards(recipe, images=images, output=output, count=2)),
+        (storage.os, "fsync", lambda: propose_shard(recipe, images=images, output=output, index=0, count=2)),
+        (shards_module.Journal, "add", lambda: propose_shard(recipe, images=images, output=output, index=0, count=2)),
+        (shards_module.Journal, "add", lambda: propose(recipe, images=images, output=output)),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, refuse)
+            with pytest.raises(SocoError, match=rf"^proposals: {wanted} {output}/proposals/[^\n]*$"):
+                run()
+    assert propose(recipe, images=images, output=output).summary["images"] == 2

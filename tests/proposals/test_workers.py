@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import threading
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from soco_core.artifacts.proposals import ProposalRow
 from soco_core.config import ProposalsConfig, Recipe
 from soco_core.errors import InputError, SocoError
 from soco_core.images import BadImageError, open_image_set
+from soco_core.images.sources import ListedSource
 from soco_core.proposals import workers as workers_module
 from soco_core.proposals.shards import Journal
 from soco_core.proposals.stage import propose
@@ -104,6 +107,57 @@ def test_a_store_that_is_gone_ends_it_in_one_line(remote: bool, count: int, make
     assert not multiprocessing.active_children()
 
 
+@dataclass(frozen=True)
+class ListingSource(StubSource):
+    """Says what a worker process is given, instead of an image."""
+
+    def read_bytes(self, image_id: str) -> bytes:
+        said = " ".join(os.environ.get(name, "none") for name in workers_module.ONE_THREAD)
+        raise BadImageError(f"{said}, numpy saw {_threads_at_import}")
+
+
+_threads_at_import = os.environ.get("OPENBLAS_NUM_THREADS")
+"""What a library sees that is imported as this module is: before the worker process does anything."""
+
+
+def test_a_worker_process_has_one_thread_for_each_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    with Workers(search(ListingSource("")), 1) as workers:
+        (row,) = workers.rows(["a"])
+    assert row.error == "1 1 1 1, numpy saw 1"
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+    assert "OPENBLAS_NUM_THREADS" not in os.environ
+
+
+@dataclass(frozen=True)
+class Big(Mapping[str, str | None]):
+    """Identities that would not fit a worker process."""
+
+    folder: str
+
+    def __getitem__(self, image_id: str) -> str:
+        return str(Path(self.folder, image_id).stat().st_size)
+
+    def __iter__(self) -> Iterator[str]:
+        raise AssertionError
+
+    def __len__(self) -> int:
+        raise AssertionError
+
+    def __reduce__(self) -> str:
+        raise AssertionError("all identities went to a worker process")
+
+
+@pytest.mark.parametrize("remote", [False, True])
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_task_carries_its_own_identities(remote: bool, count: int, make_images: MakeImages) -> None:
+    images = make_images(9)
+    listed = ListedSource(StubSource(str(images), remote), "sizes", Big(str(images)))
+    with Workers(replace(search(StubSource("")), source=listed), count) as workers:
+        assert sorted(row.id for row in workers.rows(names_of(images))) == names_of(images)
+
+
 def test_a_broken_boxes_file_is_said_by_the_worker(make_images: MakeImages, tmp_path: Path) -> None:
     images = make_images(1)
     config = ProposalsConfig(engine="import", boxes_file="boxes.json")
@@ -183,3 +237,21 @@ def test_asked_to_stop_a_worker_leaves_out_the_rest_of_its_task(
     assert len(workers_module._work(names_of(images))) == 8
     stop.set()
     assert len(workers_module._work(names_of(images))) == 1
+
+
+@pytest.mark.parametrize(("keep", "wanted"), [(False, [1, 2]), (True, [1, 2, 1])])
+def test_a_box_of_several_regions_stands_once_unless_asked_for(
+    keep: bool, wanted: list[int], make_images: MakeImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = make_images(1)  # 72x54
+    found = np.array([[k, 0, k + 30, 30] for k in (1, 2, 1)], np.float32)
+
+    class TwiceFound:
+        def search(self, image_id: str, image: object) -> np.ndarray:
+            return found
+
+    proposer = Proposer(Search(StubSource(str(images)), ProposalsConfig(keep_duplicates=keep), 10**6, 0, None))
+    monkeypatch.setattr(proposer, "engine", TwiceFound())
+    (row,) = proposer.rows(names_of(images))
+    assert row.kept_by == "strict"
+    assert row.boxes[:, 0].tolist() == wanted
