@@ -28,6 +28,7 @@ from soco_core.images import BadImageError, ImageSource, decode_image
 from soco_core.images.sources import ListedSource, read_each
 from soco_core.proposals.engines import build_engine
 from soco_core.proposals.filters import distinct_boxes, filter_boxes
+from soco_core.proposals.memory import keep_freed_memory
 from soco_core.proposals.reduction import needs_reduction
 
 REMOTE_TASK_IMAGES = 8
@@ -213,6 +214,7 @@ class _Process:
 def _start(search: Search, stop: Event) -> None:
     _Process.search, _Process.stop = search, stop
     cv2.setNumThreads(1)  # there is a process for each core
+    keep_freed_memory()
     # Ctrl-C reaches the whole process group; the parent alone decides when the workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
