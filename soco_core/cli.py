@@ -13,7 +13,7 @@ from soco_core.config import Recipe
 from soco_core.console import say
 from soco_core.engine.setup import share_cores
 from soco_core.errors import InterruptedStageError, SocoError, one_line
-from soco_core.recipes import load_recipe, named_recipes
+from soco_core.recipes import describe_recipes, load_recipe
 from soco_core.tracking import TrackingContext
 
 app = typer.Typer(
@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 
 RecipeOption = Annotated[
-    str, typer.Option("--recipe", "-r", help=f"A YAML file, or one of: {', '.join(named_recipes())}.")
+    str, typer.Option("--recipe", "-r", help="A named recipe (`soco recipes` lists them) or a YAML file.")
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -224,6 +224,15 @@ def recipe(
 ) -> None:
     """Print a recipe with every field resolved."""
     print(_recipe(name, overrides).to_yaml(), end="")
+
+
+@app.command()
+def recipes(debug: DebugOption = False) -> None:
+    """List the named recipes: the paper's, those of its ablations, the authors', and the demo's."""
+    described = describe_recipes()
+    width = max(map(len, described))
+    for name, summary in described.items():
+        print(f"{name:{width}}  {summary}")
 
 
 @app.command()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from soco_core.doctor import runs_on
-from soco_core.recipes import load_recipe, parse_recipe
+from soco_core.recipes import load_recipe, named_recipes, parse_recipe
 
 SOCO = Path(sys.executable).with_name("soco")
 
@@ -21,8 +21,9 @@ def soco(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProces
 def test_help_names_every_stage() -> None:
     done = soco("--help")
     assert done.returncode == 0
-    for stage in ("demo-data", "pack", "propose", "pretrain", "convert", "finetune", "report", "doctor", "recipe"):
-        assert stage in done.stdout
+    stages = ["demo-data", "pack", "propose", "views", "pretrain", "convert", "finetune", "report"]
+    listed = {line.strip("│ ").split(" ")[0] for line in done.stdout.splitlines()}
+    assert {*stages, "recipe", "recipes", "doctor"} <= listed
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -30,6 +31,14 @@ def test_help_imports_nothing_heavy() -> None:
     code = f"import sys, soco_core.cli; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_recipes_lists_each_with_what_it_is() -> None:
+    lines = soco("recipes").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == named_recipes()
+    assert all(len(line.split()) > 3 for line in lines)
+    (whole,) = [line for line in lines if line.startswith("ablation-whole-image ")]
+    assert "Table 4, row 1" in whole
 
 
 def test_recipe_prints_what_reads_back() -> None:
@@ -52,6 +61,10 @@ def test_recipe_prints_what_reads_back() -> None:
         (["pretrain", "--proposals", "nowhere"], ["nowhere", "done.json"]),
         (["convert", "--pretrained", "nowhere"], ["nowhere", "done.json"]),
         (["finetune", "--coco", "nowhere"], ["nowhere"]),
+        (
+            ["finetune", "--coco", "nowhere", "--recipe", "soco-c4-100ep"],
+            ["model.architecture", "soco-c4-100ep", "FPN"],
+        ),
         (["report", "--benchmark", "nowhere"], ["nowhere", "done.json"]),
         (["recipe", "soco-fpn-100eq"], ["soco-fpn-100eq", "soco-fpn-100ep"]),
         (["recipe", "missing.yaml"], ["missing.yaml"]),

@@ -7,10 +7,31 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from soco_core.config import Recipe
+from soco_core.errors import InputError
 from soco_core.storage import write_text
 
 COLUMNS = ("APbb", "APbb50", "APbb75", "APmk", "APmk50", "APmk75")
 """The paper's columns (Table 1): box and mask AP in percent, over IoU .50:.95, at .50 and at .75."""
+
+
+def check_detector(recipe: Recipe) -> None:
+    """Refuse, before hours are spent, what no benchmark has a detector for.
+
+    Raises:
+        InputError: the recipe pretrains SoCo-R50-C4, or a backbone without its fifth block.
+    """
+    model = recipe.model
+    if model.architecture == "c4":
+        raise InputError(
+            f"model.architecture: recipe {recipe.name} pretrains SoCo-R50-C4, and the only detector so far is Mask "
+            "R-CNN with FPN; `soco pretrain` and `soco convert` take it, to finetune it elsewhere"
+        )
+    if not model.use_fpn and model.backbone_level == "C4":
+        raise InputError(
+            f"model.backbone_level: recipe {recipe.name} pretrains a backbone without its fifth block, which every "
+            "detector here has; set it to C5"
+        )
 
 
 @dataclass(frozen=True)

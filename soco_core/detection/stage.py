@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from soco_core.artifacts.benchmark import BenchmarkResult
+from soco_core.artifacts.benchmark import BenchmarkResult, check_detector
 from soco_core.artifacts.result import ResultDirectory, locate
 from soco_core.artifacts.stage import complete
 from soco_core.artifacts.weights import Coverage
@@ -46,8 +46,10 @@ def finetune(
         method: row of the table; by default ``Scratch``, ``Supervised`` or ``SoCo``, by `init`.
 
     Raises:
-        InputError: the data set or the weights are not what they should be; nothing was written then.
+        InputError: the data set or the weights are not what they should be, or there is no detector for the
+            recipe's `model`; nothing was written then.
     """
+    check_detector(recipe)
     start = find_initialisation(init)
     data = open_coco(coco)
     row = method or start.method

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from soco_core import storage
+from soco_core.artifacts.benchmark import check_detector
 from soco_core.artifacts.result import ResultDirectory, locate
 from soco_core.artifacts.stage import complete
 from soco_core.config import Recipe
@@ -64,9 +65,10 @@ def plan(recipe: Recipe, *, images: str, coco: str, output: str, supervised: str
             local `output`. A run whose output is on S3 and that names no URI is not tracked.
 
     Raises:
-        InputError: an input is missing or empty.
+        InputError: an input is missing or empty, or there is no detector for the recipe's `model`.
     """
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or _default_store(output)
+    check_detector(recipe)
     recipe = with_absolute_files(recipe)
     inputs = {"images": absolute(images), "coco": absolute(coco), "supervised": absolute(supervised)}
     # Checked again even if the plan is known: an input may have gone since.

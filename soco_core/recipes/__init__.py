@@ -25,6 +25,13 @@ def named_recipes() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in entries if entry.name.endswith(".yaml"))
 
 
+def describe_recipes() -> dict[str, str]:
+    """Return what each named recipe is, in one line: the comment that its file begins with."""
+    folder = resources.files("soco_core.recipes")
+    texts = {name: (folder / f"{name}.yaml").read_text(encoding="utf-8") for name in named_recipes()}
+    return {name: text.splitlines()[0].removeprefix("#").strip() for name, text in texts.items()}
+
+
 def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
     """Read a named recipe or a YAML file and apply ``section.field=value`` overrides.
 
@@ -41,7 +48,7 @@ def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
             raise RecipeError(f"cannot read recipe {path}: {error}") from error
     else:
         raise RecipeError(
-            f"unknown recipe {name_or_path!r}: give a YAML file or one of {', '.join(named_recipes())}"
+            f"unknown recipe {name_or_path!r}: give a YAML file or a name that `soco recipes` lists"
             + _suggestion(name_or_path, named_recipes())
         )
     return parse_recipe(text, overrides, source=name_or_path)

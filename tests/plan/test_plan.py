@@ -52,6 +52,24 @@ def test_refuses_missing_inputs(inputs: dict[str, str], tmp_path: Path, change: 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name: four\nmodel: {architecture: c4}", "model.architecture: recipe four"),
+        (
+            "model: {use_fpn: false, use_head: false, scale_aware: false, backbone_level: C4}",
+            "model.backbone_level: .* set it to C5",
+        ),
+    ],
+)
+def test_refuses_what_no_detector_can_take_before_anything_is_computed(
+    inputs: dict[str, str], tmp_path: Path, text: str, words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        run(inputs, tmp_path, parse_recipe(text))
+    assert not (tmp_path / "out").exists()
+
+
 def test_counts_the_images_of_the_recipes_subset(inputs: dict[str, str], tmp_path: Path) -> None:
     for name in ("b.jpg", "c.jpg"):
         Path(inputs["images"], name).touch()
