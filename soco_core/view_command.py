@@ -14,7 +14,7 @@ from soco_core.errors import InputError
 from soco_core.images import BadImageError, decode_image, open_source
 from soco_core.pretrain.data import ViewDataset
 from soco_core.proposals.engines import build_engine
-from soco_core.proposals.filters import filter_boxes
+from soco_core.proposals.filters import distinct_boxes, filter_boxes
 from soco_core.views.draw import PicturedImage, draw_views
 
 
@@ -39,10 +39,18 @@ def draw_image(
         images: the images of `proposals`, if they now lie elsewhere.
 
     Raises:
-        InputError: there is no such image, or it cannot be decoded.
+        InputError: there is no such image, or it cannot be decoded; `images` without `proposals`; or the output cannot
+            be written.
     """
+    if images is not None and proposals is None:
+        raise InputError(f"--images {images}: these are the images of --proposals; give both or neither")
+    if not storage.is_s3(output) and (not Path(output).name or Path(output).is_dir()):
+        raise InputError(f"--output {output!r}: not a file; name one, such as views.png")
     pictured = _search(recipe, image) if proposals is None else _look_up(recipe, image, proposals, images)
-    draw_views(output, [pictured], recipe, epoch)
+    try:
+        draw_views(output, [pictured], recipe, epoch)
+    except OSError as error:
+        raise InputError(f"--output {output}: cannot be written ({error.strerror}); name another file") from error
 
 
 def _search(recipe: Recipe, uri: str) -> PicturedImage:
@@ -61,7 +69,7 @@ def _search(recipe: Recipe, uri: str) -> PicturedImage:
             convert_boxes_file(config.boxes_file, imported)
         found = build_engine(config, recipe.seed, imported).search(name, pixels)
     kept, _ = filter_boxes(found, pixels.shape[1], pixels.shape[0], config)
-    return PicturedImage(name, pixels, kept, 0)
+    return PicturedImage(name, pixels, kept if config.keep_duplicates else distinct_boxes(kept), 0)
 
 
 def _look_up(recipe: Recipe, image: str, uri: str, images: str | None) -> PicturedImage:

@@ -23,6 +23,11 @@ ABOVE, BELOW, LINE = 0.5, 0.3, 0.18
 """Room for a panel's title, its caption, and a line of the legend, in inches."""
 LETTERS = 14
 """Letters of the legend that fit into an inch."""
+LABEL_SIZE = 6.5
+LETTER_POINTS = (0.64 * LABEL_SIZE, 1.17 * LABEL_SIZE)
+"""Width (a digit's; few letters are wider) and height of a letter of a label, in points."""
+PAD = 1.2
+"""Around a label's text, in points."""
 DARK = "#000000b0"
 
 
@@ -96,19 +101,43 @@ def _draw_panel(axis: Axes, panel: Panel) -> None:
     faint = [patheffects.withStroke(linewidth=1.3, foreground="#00000060")]
     for corners in panel.thin:
         _outline(axis, corners, edgecolor="white", linewidth=0.6, path_effects=faint)
-    for number, (name, corners) in enumerate(panel.crops):
+    for _, corners in panel.crops:
         _outline(axis, corners, edgecolor="white", linewidth=1.6, linestyle=(0, (5, 3)), path_effects=dark)
-        _label(axis, corners, name, "black", 3 - number % 4)
     for box in panel.boxes:
         if box.before is not None:
             _outline(axis, box.before, edgecolor=box.colour, linewidth=1.1, linestyle=(0, (2, 2)))
         _outline(axis, box.corners, edgecolor=box.colour, linewidth=1.8, path_effects=dark)
-    for number, box in enumerate(panel.boxes):
-        _label(axis, box.corners, box.label, box.colour, number % 4)
+    _write_labels(axis, panel)
     axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
     axis.set_title(panel.title, fontsize=9, parse_math=False)
     axis.set_xlabel(panel.caption, fontsize=7.5, color="#444444", parse_math=False)
+
+
+def _write_labels(axis: Axes, panel: Panel) -> None:
+    """Write all labels, none upon another where there is room; equal ones of the same box once."""
+    height, width = panel.pixels.shape[:2]
+    size = 72 * panel.inches[0], 72 * panel.inches[1]
+    x, y = size[0] / width, size[1] / height
+    labels = [(box.corners, box.label, box.colour, number % 4) for number, box in enumerate(panel.boxes)]
+    labels += [(corners, name, "black", 3 - number % 4) for number, (name, corners) in enumerate(panel.crops)]
+    taken: list[Corners] = []
+    written = set()
+    for (x1, y1, x2, y2), text, colour, first in labels:
+        if (x1, y1, x2, y2, text) in written:
+            continue
+        written.add((x1, y1, x2, y2, text))
+        taken.append(_spot((x1 * x, y1 * y, x2 * x, y2 * y), len(text), first, taken, size))
+        axis.annotate(
+            text,
+            ((taken[-1][0] + taken[-1][2]) / 2 / x, (taken[-1][1] + taken[-1][3]) / 2 / y),
+            ha="center",
+            va="center",
+            fontsize=LABEL_SIZE,
+            color="white",
+            parse_math=False,
+            bbox={"boxstyle": "square,pad=0.15", "facecolor": colour, "edgecolor": "none"},
+        )
 
 
 def _outline(axis: Axes, corners: Corners, **style: Any) -> None:
@@ -118,22 +147,37 @@ def _outline(axis: Axes, corners: Corners, **style: Any) -> None:
     axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, clip_on=False, **style))
 
 
-def _label(axis: Axes, corners: Corners, text: str, colour: str, corner: int) -> None:
-    """Write a label inside a corner of a box (0: upper left, then upper right, lower left, lower right)."""
+def _spot(corners: Corners, letters: int, first: int, taken: Sequence[Corners], size: tuple[float, float]) -> Corners:
+    """Find room for a label inside a box: in a corner, else at an edge, else anywhere; least on what is taken.
+
+    Args:
+        corners: the box, in points from the panel's upper left corner, as is all else.
+        letters: of the label.
+        first: corner to begin with (0: upper left, then upper right, lower left, lower right).
+        taken: places of other labels.
+        size: width and height of the panel, which no label leaves.
+
+    Returns:
+        The label's place.
+    """
+    width, height = letters * LETTER_POINTS[0] + 2 * PAD, LETTER_POINTS[1] + 2 * PAD
     x1, y1, x2, y2 = corners
-    right, low = corner % 2 == 1, corner >= 2
-    axis.annotate(
-        text,
-        (x2 if right else x1, y2 if low else y1),
-        xytext=(-1.5 if right else 1.5, 1.5 if low else -1.5),
-        textcoords="offset points",
-        ha="right" if right else "left",
-        va="bottom" if low else "top",
-        fontsize=6.5,
-        color="white",
-        parse_math=False,
-        bbox={"boxstyle": "square,pad=0.15", "facecolor": colour, "edgecolor": "none"},
-    )
+
+    def along(low: float, high: float, length: float, limit: float) -> list[float]:
+        end = high - PAD - length
+        places = [low + PAD, end, *(low + PAD + k * length for k in range(1, max(int((end - low) / length), 0)))]
+        return [min(max(place, 0.0), limit - length) for place in places]
+
+    across, down = along(x1, x2, width, size[0]), along(y1, y2, height, size[1])
+    ends = [(corner % 2, corner // 2) for corner in sorted(range(4), key=lambda corner: (corner - first) % 4)]
+    grid = [(i, j) for i in range(len(across)) for j in range(len(down)) if max(i, j) > 1]
+    numbers = ends + sorted(grid, key=lambda spot: min(spot) > 1)
+    spots = [(across[i], down[j], across[i] + width, down[j] + height) for i, j in numbers]
+    return min(spots, key=lambda spot: sum(_overlap(spot, other) for other in taken))
+
+
+def _overlap(a: Corners, b: Corners) -> float:
+    return max(min(a[2], b[2]) - max(a[0], b[0]), 0.0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0.0)
 
 
 def _draw_arrows(figure: Figure, left: tuple[Axes, Panel], right: tuple[Axes, Panel]) -> None:

@@ -76,6 +76,26 @@ def test_any_torchvision_resnet_is_a_backbone(name: str) -> None:
             assert parts(network.online, "encoder") == resnet_keys(name)
 
 
+@pytest.mark.parametrize(("name", "blocks", "last"), [("resnet18", 8, "bn2"), ("resnet50", 16, "bn3")])
+@pytest.mark.parametrize("fields", [{}, {"architecture": "c4", "roi_size": 14}], ids=["fpn", "c4"])
+def test_a_residual_block_starts_as_the_identity(
+    name: str, blocks: int, last: str, fields: dict[str, object], small_model: Model
+) -> None:
+    """The scale of its last batch norm is zero, in both networks, and of no other."""
+    networks = SoCo(small_model(backbone=name, **fields))
+    zero = {key for key, value in networks.named_parameters() if key.endswith("weight") and not value.any()}
+    assert len(zero) == 2 * blocks
+    assert {key.rsplit(".", 2)[1] for key in zero} == {last}
+
+
+def test_the_stride_is_in_the_middle_convolution() -> None:
+    with torch.device("meta"):
+        encoder = OnlineNetwork(ModelConfig()).encoder
+    for layer in (encoder.layer2, encoder.layer3, encoder.layer4):
+        convolutions = (layer[0].conv1, layer[0].conv2, layer[0].conv3)
+        assert [conv.stride for conv in convolutions] == [(1, 1), (2, 2), (1, 1)]
+
+
 @pytest.mark.parametrize("name", ["resnext50_32x4d", "wide_resnet50_2"])
 def test_a_wider_backbone_trains(name: str, small_model: Model, make_views: Views) -> None:
     networks = SoCo(small_model(backbone=name))

@@ -32,7 +32,7 @@ def test_only_the_online_network_learns(small_model: Model, make_views: Views) -
     networks = SoCo(small_model())
     loss_of(networks, make_views()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in networks.online.parameters())
-    assert all(p.grad is None for p in networks.target.parameters())
+    assert all(p.grad is None and not p.requires_grad for p in networks.target.parameters())
 
 
 def test_target_moves_by_the_coefficient_parameters_only(pair: Pair, small_model: Model, make_views: Views) -> None:

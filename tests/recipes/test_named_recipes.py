@@ -46,6 +46,7 @@ SEARCH = {
     "proposals.min_size": 100,
     "proposals.exact_texture_range": "byte",
     "proposals.min_side": 32,
+    "proposals.keep_duplicates": True,
 }
 PAIRS = {"views.crop_source": "image", "views.draw": "per-pair", "model.head_calls": "per-view"}
 C4 = {"views.third_view": "none", "model.architecture": "c4", "model.roi_size": 14}

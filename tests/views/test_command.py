@@ -62,13 +62,21 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Drawn:
     return seen
 
 
-def test_a_file_is_searched_as_its_set_would_be(recipe: Recipe, images: Path, proposals: str, drawn: Drawn) -> None:
-    draw_image(recipe, image=str(images / "class 0" / "2.png"), output="x.png")
-    known = Proposals.open(open_result(proposals, stage="proposals"))
-    image = drawn[0][0]
-    assert known.id(1) == "class 0/2.png"
-    np.testing.assert_array_equal(image.proposals, known.boxes(1))
-    assert (image.name, image.number, image.pixels.shape) == ("2.png", 0, (120, 150, 3))
+@pytest.mark.parametrize("fields", ["engine=opencv", "engine=exact", "engine=exact,keep_duplicates=true"])
+def test_a_file_is_searched_as_its_set_would_be(images: Path, drawn: Drawn, fields: str) -> None:
+    """Boxes that several regions share (of `exact`) are one proposal here too, unless they are kept."""
+    sets = [f"proposals.{field}" for field in fields.split(",")]
+    recipe = load_recipe("demo", ["runtime.search_workers=0", "seed=6", *sets])
+    made = propose(recipe, images=str(images), output=str(images.parent / "runs"))
+    known = Proposals.open(open_result(made.uri, stage="proposals"))
+    for number in range(COUNT):
+        draw_image(recipe, image=str(images / known.id(number)), output="x.png")
+        image = drawn[number][0]
+        np.testing.assert_array_equal(image.proposals, known.boxes(number))
+        assert (image.name, image.number) == (Path(known.id(number)).name, 0)
+        assert image.pixels.shape == (120, 150, 3)
+    repeated = [len(image.proposals) - len(np.unique(image.proposals, axis=0)) for image, _, _ in drawn]
+    assert any(repeated) == ("keep_duplicates" in fields)
 
 
 @pytest.mark.parametrize("by_path", [False, True])
@@ -110,6 +118,32 @@ def test_a_file_that_is_no_image(recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("no image")
     with pytest.raises(InputError, match=r"text\.jpg: .*give an image file"):
         draw_image(recipe, image=str(tmp_path / "text.jpg"), output="x.png")
+
+
+@pytest.mark.parametrize("output", ["", ".", "taken", "file/x.png", "/proc/x.png"])
+def test_an_output_that_cannot_be_written(
+    recipe: Recipe, images: Path, output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"--output .*: (not a file|cannot be written \(.+\)); name ") as caught:
+        draw_image(recipe, image=str(images / "class 0" / "0.png"), output=output)
+    assert "\n" not in str(caught.value)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "taken"]
+
+
+def test_images_without_proposals_are_refused(recipe: Recipe, images: Path) -> None:
+    with pytest.raises(InputError, match=r"--images .* give both or neither"):
+        draw_image(recipe, image=str(images / "class 0" / "0.png"), output="x.png", images=str(images))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 90), (90, 1), (3, 2)])
+@pytest.mark.parametrize("name", ["demo", "authors-fpn-100ep"])
+def test_a_tiny_image_has_views(size: tuple[int, int], name: str, tmp_path: Path) -> None:
+    Image.new("RGB", size, (200, 30, 60)).save(tmp_path / "tiny.png")
+    draw_image(load_recipe(name), image=str(tmp_path / "tiny.png"), output=str(tmp_path / "views.png"))
+    assert Image.open(tmp_path / "views.png").width > 500
 
 
 def test_the_command_line(images: Path, proposals: str, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from soco_core.config import ModelConfig, Recipe, ViewsConfig
 from soco_core.views import draw
 from soco_core.views.draw import PicturedImage, draw_views, level_names
-from soco_core.views.panels import Box, Panel, draw_panels
+from soco_core.views.panels import Box, Corners, Panel, _spot, draw_panels
 
 GRID = np.array([[x, y, x + 70, y + 60] for x in range(0, 251, 25) for y in range(0, 141, 20)], np.float32)
 
@@ -116,3 +116,43 @@ def test_a_box_is_drawn_where_it_is() -> None:
     assert down.min() - top == pytest.approx(4.4 * 10, abs=4)
     assert down.max() - top == pytest.approx(4.4 * 40, abs=4)
     assert not green[top + 110, left + 220]
+
+
+def test_labels_lie_on_the_panel_and_not_upon_each_other() -> None:
+    """Sixteen boxes that share their corners, one at the border and one smaller than its label among them."""
+    size = (110.0, 110.0)
+    boxes = [(0.0, 0.0, 100.0, 90.0)] * 14 + [(60.0, 60.0, 110.0, 110.0), (2.0, 106.0, 5.0, 109.0)]
+    taken: list[Corners] = []
+    for number, box in enumerate(boxes):
+        taken.append(_spot(box, 4, number % 4, taken, size))
+    for number, (x1, y1, x2, y2) in enumerate(taken):
+        assert min(x1, y1) >= 0
+        assert max(x2, y2) <= 110
+        for a1, b1, a2, b2 in taken[:number]:
+            assert min(x2, a2) <= max(x1, a1) + 1e-9 or min(y2, b2) <= max(y1, b1) + 1e-9
+    assert all(min(x1, y1) < 5 or x2 > 95 or y2 > 85 for x1, y1, x2, y2 in taken[:12])
+
+
+def test_the_first_label_has_the_corner_asked_for() -> None:
+    for corner in range(4):
+        x1, y1, x2, y2 = _spot((20.0, 20.0, 80.0, 90.0), 2, corner, [], (110.0, 110.0))
+        assert (x1 > 40, y1 > 50) == (corner % 2 == 1, corner >= 2)
+        assert (x1, y1) > (20, 20)
+        assert (x2, y2) < (80, 90)
+
+
+def test_a_label_is_written_where_it_was_put() -> None:
+    """White letters on its colour, as large as reckoned; equal labels of the same box once."""
+    box = Box((20.0, 10.0, 80.0, 40.0), "7 P3", "#ff0000")
+    panel = Panel(np.zeros((50, 100, 3), np.uint8), (4.0, 2.0), "", "", [box, box])
+    drawn = np.asarray(Image.open(io.BytesIO(draw_panels([[panel]], "legend"))).convert("RGB")).astype(int)
+    red = (drawn[..., 0] > 200) & (drawn[..., 1] < 60)
+    filled = red[:-6, :-6] & red[6:, :-6] & red[:-6, 6:] & red[6:, 6:]  # the label; an outline is thinner
+    rows, columns = np.nonzero(filled)
+    down, across = np.nonzero((drawn < 5).all(-1))
+    left, top = across.min(), down[across == across.min()].min()
+    x1, y1, x2, y2 = (110 / 72 * value for value in _spot((57.6, 28.8, 230.4, 115.2), 4, 0, [], (288.0, 144.0)))
+    assert columns.min() - left == pytest.approx(x1, abs=5)
+    assert rows.min() - top == pytest.approx(y1, abs=5)
+    assert columns.max() + 6 - left == pytest.approx(x2, abs=7)
+    assert rows.max() + 6 - top == pytest.approx(y2, abs=5)

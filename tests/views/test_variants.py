@@ -13,9 +13,9 @@ from torchvision.transforms.v2 import functional as tvf
 from soco_core.config import ViewsConfig
 from soco_core.views import selection as selection_module
 from soco_core.views.construct import View, construct_views, view_names
-from soco_core.views.placement import WHOLE_VIEW
+from soco_core.views.placement import WHOLE_VIEW, place_objects
 from soco_core.views.random_parameters import Crop, draw_crop, image_generator
-from soco_core.views.selection import Canvas, select
+from soco_core.views.selection import Canvas, Selection, select
 
 WIDTH, HEIGHT = 320, 200
 PLAIN: dict[str, Any] = {"jitter_probability": 0.0, "flip_probability": 0.0}
@@ -233,6 +233,39 @@ def test_jitter_views_first_jitters_v1_only() -> None:
         moved = [not torch.allclose(a.boxes, b.boxes) for a, b in zip(views, plain, strict=True)]
         assert moved == jittered
         assert all(torch.equal(a.ids, b.ids) for a, b in zip(views, plain, strict=True))
+
+
+@pytest.mark.parametrize("draw", ["shared", "per-pair"])
+def test_a_jittered_copy_leaves_neither_its_view_nor_a_crop_that_it_is_matched_with(draw: str) -> None:
+    """Of the first box V2 shows a corner of 1.2 pixels, of the second V4 does; the third is in the middle of both."""
+    canvas = Canvas((100, 100), 100)
+    boxes = np.array([[1.2, 1.2, 21.2, 21.2], [78.8, 78.8, 98.8, 98.8], [40, 40, 60, 60]], np.float32)
+    crops: list[Crop] = [(20, 20, 80, 80), (0, 0, 80, 80)]
+    numbers = np.array([0, 1, 2])
+    chosen = [numbers, numbers] if draw == "shared" else [numbers[[0, 2, 2]], numbers[[1, 2, 2]]]
+    fields: dict[str, Any] = {"size": 100, "draw": draw, "fourth_view": True, "fourth_size": 80}
+    config = ViewsConfig(proposals_per_image=3, third_view="none", jitter_probability=1.0, **fields)
+    stayed = np.zeros((4 if draw == "per-pair" else 3, 3), int)
+    tries = 60
+    for number in range(tries):
+        selection = Selection(crops, list(chosen))
+        first, second, fourth = place_objects(boxes, canvas, selection, config, image_generator(0, 0, number))
+        blocks = first.boxes.reshape(-1, 3, 4)
+        if draw == "shared":
+            assert all(canvas.visible(blocks[0], crop).all() for crop in crops)
+        else:
+            assert all(canvas.visible(block, crop).all() for block, crop in zip(blocks, crops, strict=True))
+        for placed, side in ((second, 100), (fourth, 80)):
+            assert (placed.boxes[:, 2:] - placed.boxes[:, :2] >= side / 80 - 1e-3).all()
+        in_place = [boxes[ids] for ids in first.ids.reshape(-1, 3)]
+        in_second = np.clip(boxes[second.ids] - 20, 0, 80) * 1.25
+        in_fourth = np.clip(boxes[fourth.ids], 0, 80)
+        pairs = zip([*blocks, second.boxes, fourth.boxes], [*in_place, in_second, in_fourth], strict=True)
+        stayed += [np.isclose(now, plain, atol=1e-4).all(1) for now, plain in pairs]
+    # Corner and middle: only the former ever stays, in V1 and in the view that shows the corner, and not always.
+    corner = np.array([[1, 1, 0], [1, 0, 0], [0, 1, 0]] if draw == "shared" else [[1, 0, 0]] * 4, bool)
+    assert (stayed[~corner] == 0).all()
+    assert ((tries * 0.4 < stayed[corner]) & (stayed[corner] < tries)).all()
 
 
 def test_cutout_changes_nothing_but_the_cutouts() -> None:
