@@ -124,6 +124,12 @@ def test_missing_things_are_named(coco_folder, tmp_path):
         open_coco(place)
 
 
+def test_endless_nesting_is_refused(coco_folder):
+    (coco_folder / "annotations" / "instances_train.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match=r"instances_train.json: not readable as JSON"):
+        open_coco(str(coco_folder))
+
+
 def test_coco_s_own_quirks_pass(coco_folder):
     rle = {"size": [30, 40], "counts": [0, 1200]}
     coco_folder.train["annotations"] += [
