@@ -420,9 +420,13 @@ class RuntimeConfig(Section):
     search_workers: Annotated[int, Field(ge=0)] | None = None
     """Processes for proposals; 0 works in the main process, null takes one a core."""
     checkpoint_steps: PositiveInt = 500
-    """Steps between checkpoints."""
+    """Steps between checkpoints. There is one at the end of each epoch besides, and of the training."""
+    checkpoint_minutes: PositiveFloat = 15.0
+    """Most minutes between checkpoints, by the first process's clock."""
     checkpoints_kept: PositiveInt = 2
     """Checkpoints kept, newest first."""
+    checkpoint_keep_epochs: Annotated[int, Field(ge=0)] = 0
+    """The checkpoints of every so many epochs are kept for good besides (pretraining); 0: none."""
     log_steps: PositiveInt = 10
     """Steps between two points of a curve in MLflow."""
 

@@ -6,7 +6,12 @@ import http.client
 import logging
 import os
 import re
+import signal
+import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -192,6 +197,96 @@ def proxy_handler(store: FaultyStore, backend: str) -> type[BaseHTTPRequestHandl
             """The tests look at `requests`."""
 
     return Handler
+
+
+MLFLOW_PROGRAM = """
+import os, sys
+folder, port = sys.argv[1:]
+os.environ.update({
+    "_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{folder}/mlflow.db",
+    "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+    "_MLFLOW_SERVER_ARTIFACT_DESTINATION": f"{folder}/artifacts",
+    "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+})
+from mlflow.server import app, handlers
+handlers.initialize_backend_stores(f"sqlite:///{folder}/mlflow.db", None, "mlflow-artifacts:/")
+from werkzeug.serving import run_simple
+run_simple("127.0.0.1", int(port), app, threaded=True)
+"""
+"""MLflow's own server without the processes around it, which take half a minute to start."""
+
+
+@dataclass
+class MlflowServer:
+    """A real MLflow server in a process of its own, with a store that outlives it."""
+
+    folder: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def uri(self) -> str:
+        """What MLFLOW_TRACKING_URI is set to."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it, unless it runs, and wait until it answers."""
+        if self.process is None:
+            program = [sys.executable, "-c", MLFLOW_PROGRAM, str(self.folder), str(self.port)]
+            with (self.folder / "server.log").open("ab") as log:
+                self.process = subprocess.Popen(program, stdout=log, stderr=log)
+        deadline = time.monotonic() + 120
+        while not self._answers():
+            assert self.process.poll() is None, (self.folder / "server.log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """End it; connections are refused from now on."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def hang(self) -> None:
+        """Let it accept connections and never answer."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """End :meth:`hang`."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+    def _answers(self) -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        try:
+            connection.request("GET", "/health")
+            return connection.getresponse().status == 200
+        except OSError:
+            return False
+        finally:
+            connection.close()
+
+
+@pytest.fixture(scope="session")
+def mlflow_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """The server of :func:`mlflow_server`, which takes seconds to start."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = MlflowServer(tmp_path_factory.mktemp("mlflow"), port)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def mlflow_server(mlflow_process: MlflowServer) -> Iterator[MlflowServer]:
+    """A real MLflow server that a test may stop, start again and let hang; it runs when the test begins."""
+    mlflow_process.start()
+    yield mlflow_process
+    if mlflow_process.process is not None:
+        mlflow_process.go_on()
 
 
 @pytest.fixture

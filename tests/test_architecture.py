@@ -26,7 +26,10 @@ HEAVY = {
     *("numba", "skimage", "ijson"),
 }
 LIGHT = sorted(
-    {CORE / f"{name}.py" for name in ("cli", "config", "console", "errors", "recipes/__init__", "storage", "tracking")}
+    {
+        CORE / f"{name}.py"
+        for name in ("cli", "config", "console", "errors", "recipes/__init__", "storage", "tracking/__init__")
+    }
     | set(CORE.glob("*/stage.py"))
     | set((CORE / "artifacts").glob("*.py"))
 )

@@ -28,7 +28,7 @@ from soco_core.errors import InputError
 DONE = "done.json"
 RECIPE = "config.yaml"
 JOURNAL_SUFFIX = ".jsonl"
-"""Of files in the folders of a result that only ever grow: the longer copy is the newer one."""
+"""Of files that only ever grow: the longer copy is the newer one."""
 # A file that nobody has written to for so long is what a killed attempt left behind.
 ABANDONED_SECONDS = 3600.0
 
@@ -226,8 +226,8 @@ def _fetch_part(result: ResultDirectory) -> None:
     """Fetch what a former attempt published; a local file of the same name may be of yet another attempt."""
     for name, size in storage.list_objects(result.uri):
         if name != DONE and not any(part.startswith(".") for part in Path(name).parts):
-            path = _inside(result.path, name)
-            if path.suffix == JOURNAL_SUFFIX and path.parent != result.path and not is_behind(path, size):
+            path = _inside(result.path, name, result.uri)
+            if path.suffix == JOURNAL_SUFFIX and not is_behind(path, size):
                 continue
             storage.download(storage.join(result.uri, name), path)
             result._published[path] = _stamp(path)
@@ -246,13 +246,15 @@ def is_behind(journal: Path, published: int | None) -> bool:
 def _fetch_whole(uri: str, folder: Path, files: dict[str, dict[str, Any]]) -> None:
     """Fetch the files of a finished result that are not here yet."""
     for name, entry in files.items():
-        path = _inside(folder, name)
+        path = _inside(folder, name, uri)
         here = path.is_file() and path.stat().st_size == entry["bytes"] and file_sha256(path) == entry["sha256"]
         if not here:
             storage.download(storage.join(uri, name), path)
 
 
-def _inside(folder: Path, name: str) -> Path:
+def _inside(folder: Path, name: str, uri: str) -> Path:
     if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise InputError(f"{name!r}: not a file name of a result")
+        raise InputError(
+            f"{uri}: {name!r} is not a file name of a result; somebody else wrote there, use another output"
+        )
     return folder / name

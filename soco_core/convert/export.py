@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from soco_core.artifacts.weight_names import TARGETS, Target, to_target
 from soco_core.artifacts.weights import Coverage
 from soco_core.config import ModelConfig
-from soco_core.convert.names import TARGETS, Target, to_target
 from soco_core.errors import InputError
 
 if TYPE_CHECKING:

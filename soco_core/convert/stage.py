@@ -35,9 +35,9 @@ def convert(
     def compute(result: ResultDirectory, tracker: Tracker) -> dict[str, Any]:
         import torch
 
+        from soco_core.artifacts.weight_names import TARGETS
         from soco_core.artifacts.weights import CANONICAL, PRETRAINED, load_canonical, save_canonical
         from soco_core.convert.export import check_complete, coverage_page, export, split_pretrained
-        from soco_core.convert.names import TARGETS
         from soco_core.storage import atomic_file, write_text
 
         file = source.path / PRETRAINED

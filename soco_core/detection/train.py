@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from soco_core.artifacts.metrics import MetricsWriter
 from soco_core.artifacts.result import ResultDirectory
 from soco_core.config import FinetuneConfig, Recipe
 from soco_core.detection.coco import CocoSplit
 from soco_core.detection.data import Batch, training_batches
 from soco_core.detection.precise_bn import estimate_batch_norms
 from soco_core.detection.schedule import learning_rates
-from soco_core.engine.checkpoints import Checkpointer
-from soco_core.engine.interrupt import InterruptGuard
-from soco_core.engine.progress import Progress
+from soco_core.engine.distributed import Processes
+from soco_core.engine.loop import Finished, TrainingLoop
 from soco_core.errors import SocoError
 from soco_core.tracking import Tracker
 
-METRICS = "metrics.jsonl"
 PRECISE_BN_STREAM = 1 << 20
 """Added to the seed: PreciseBN sees other augmentations than the last training steps."""
 
@@ -36,38 +33,62 @@ def train(
     so an interrupted training continues exactly.
 
     Raises:
-        SocoError: the loss is not finite.
+        SocoError: the loss is not finite, or the last state could not be saved.
+        InputError: an image cannot be read; the state before that step is saved.
         InterruptedStageError: asked to stop; the state is saved.
     """
-    settings, runtime = recipe.finetune, recipe.runtime
-    optimizer = build_optimizer(model, settings)
-    rates = learning_rates(settings)
-    checkpoints = Checkpointer(result, runtime.checkpoints_kept)
-    saved = checkpoints.load_latest()
-    first = 0
-    if saved is not None:
-        first = int(saved["step"])
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
     model.train()
-    batches = training_batches(split, recipe, first, settings.iterations)
-    with (
-        InterruptGuard() as guard,
-        MetricsWriter(result.path / METRICS, first) as metrics,
-        Progress("finetune", settings.iterations, first) as progress,
-    ):
-        for step in range(first, settings.iterations):
-            values = _step(model, optimizer, next(batches), float(rates[step]), step, recipe, device)
-            metrics.write(step, values)
-            if step % runtime.log_steps == 0 or step + 1 == settings.iterations:
-                tracker.log(step, values)
-            progress.advance(note=f"loss {values['loss']:.3f}")
-            finished = step + 1
-            stop = guard.signal is not None
-            if finished % runtime.checkpoint_steps == 0 or finished == settings.iterations or stop:
-                metrics.keep(result)
-                checkpoints.save(finished, {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
-                guard.stop_if_asked(f"step {finished} is saved")
+    alone = Processes(recipe.runtime.device)
+    TrainingLoop(Finetuning(model, split, recipe, device), recipe.runtime, alone, result, tracker).run()
+
+
+class Finetuning:
+    """The task `finetune` of the training loop.
+
+    Args:
+        model: the detector, on its device.
+        split: what it is trained on.
+        recipe: the resolved recipe.
+        device: where it computes.
+    """
+
+    name = "finetune"
+    steps_per_epoch = 0
+
+    def __init__(self, model: nn.Module, split: CocoSplit, recipe: Recipe, device: torch.device) -> None:
+        self.model, self.split, self.recipe, self.device = model, split, recipe, device
+        self.total_steps, self.images_per_step = recipe.finetune.iterations, recipe.finetune.batch_size
+        self.optimizer = build_optimizer(model, recipe.finetune)
+        self.rates = learning_rates(recipe.finetune)
+        self._finished: list[Finished] = []
+
+    def batches(self, first_step: int) -> Generator[Batch, None, None]:
+        """Load the batches of the steps from `first_step` on."""
+        yield from training_batches(self.split, self.recipe, first_step, self.total_steps)
+
+    def step(self, step: int, batch: Batch) -> None:
+        """Compute a step.
+
+        Raises:
+            SocoError: the loss is not finite.
+        """
+        values = _step(self.model, self.optimizer, batch, float(self.rates[step]), step, self.recipe, self.device)
+        self._finished.append(Finished(step, values, f"loss {values['loss']:.3f}"))
+
+    def measured(self) -> Iterator[Finished]:
+        """Yield the steps computed since the last call."""
+        finished, self._finished = self._finished, []
+        yield from finished
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step needs and that is no function of the step and the recipe."""
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state, or from the beginning if it is empty."""
+        if state:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
 
 
 def build_optimizer(model: nn.Module, settings: FinetuneConfig) -> torch.optim.SGD:

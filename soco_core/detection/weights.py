@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soco_core.artifacts.fingerprint import file_sha256
 from soco_core.artifacts.result import open_result
+from soco_core.artifacts.unpickle import load_foreign
+from soco_core.artifacts.weight_names import to_canonical, to_target
 from soco_core.artifacts.weights import Coverage, load_canonical
 from soco_core.errors import InputError
 from soco_core.storage import is_s3
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 SCRATCH = "scratch"
 EXPORT = "torchvision.pth"
 BODY = "backbone.body."
+DETECTRON2_BODIES = ("backbone.bottom_up.", "backbone.stem.", "stem.")
+"""What keys of detectron2's detectors begin with: with an FPN, C4, and its classifiers."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,8 @@ def find_initialisation(init: str) -> Initialisation:
     path = Path(init)
     if not path.is_file():
         raise InputError(
-            f"--init {init}: no such file or folder; give `scratch`, a weights file (.pth, .pt, .safetensors) or the "
-            "directory of a convert result"
+            f"--init {init}: no such file or folder; give `scratch`, a weights file (.pth, .pt, .pkl, .safetensors) or "
+            "the directory of a convert result"
         )
     digest = file_sha256(path)
     return Initialisation("Supervised", f"{path.name} (sha256 {digest[:12]})", digest, path)
@@ -61,7 +65,8 @@ def load_initialisation(model: nn.Module, start: Initialisation) -> Coverage:
     """Load the weights into a detector and return what was loaded, left out and newly initialised.
 
     A file may hold a torchvision ResNet's state dict (``conv1.weight`` ...; its classifier is left out) or a
-    detector's (``backbone.body.conv1.weight`` ...). The whole backbone must be there.
+    detector's (``backbone.body.conv1.weight`` ...), both under detectron2's names too. The whole backbone must be
+    there.
 
     Raises:
         InputError: the file cannot be read; a backbone key is missing; a key is unknown or of another shape.
@@ -107,21 +112,17 @@ def _check(path: Path, key: str, name: str, value: Tensor, own: dict[str, Tensor
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    import numpy as np
     import torch
 
     if path.suffix == ".safetensors":
         return load_canonical(path)
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: not readable as PyTorch weights ({cause})") from error
+    content: Any = load_foreign(path)
     for inner in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(inner), dict):
+        if isinstance(content.get(inner), dict):
             content = content[inner]
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: holds a {type(content).__name__}, not a state dict")
-    tensors = {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    arrays = {key: torch.tensor(value) for key, value in content.items() if isinstance(value, np.ndarray)}
+    tensors = arrays | {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
     if not tensors:
         raise InputError(f"{path}: holds no tensors; a state dict is needed")
     return tensors
@@ -129,6 +130,9 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _detector_names(tensors: dict[str, Tensor]) -> dict[str, tuple[str | None, Tensor]]:
     """Map each key of a file to the detector's name (None for a classifier's keys) and its tensor."""
+    if any(key.startswith(DETECTRON2_BODIES) for key in tensors):
+        convolutions = sum(re.fullmatch(r"roi_heads\.box_head\.conv\d+\.weight", key) is not None for key in tensors)
+        return {key: (_from_detectron2(key, convolutions), value) for key, value in tensors.items()}
     whole = any(key.startswith(BODY) for key in tensors)
     named: dict[str, tuple[str | None, Tensor]] = {}
     for key, value in tensors.items():
@@ -139,3 +143,16 @@ def _detector_names(tensors: dict[str, Tensor]) -> dict[str, tuple[str | None, T
         else:
             named[key] = (None if plain.startswith("fc.") else BODY + plain, value)
     return named
+
+
+def _from_detectron2(key: str, convolutions: int) -> str | None:
+    """Return torchvision's name of a key of detectron2, None for a classifier's; an unknown key stays as it is."""
+    if key.startswith("stem.fc."):
+        return None
+    # Its classifiers, which detectors start from, are the body alone.
+    name = key if key.startswith(("backbone.", "roi_heads.", "proposal_generator.")) else f"backbone.bottom_up.{key}"
+    for architecture in ("fpn", "c4"):
+        canonical = to_canonical(name, "detectron2", convolutions, architecture)
+        if canonical is not None:
+            return to_target(canonical, "torchvision", convolutions, architecture) or key
+    return key

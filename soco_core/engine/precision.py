@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from soco_core.engine.distributed import Processes
 from soco_core.errors import SocoError
 
 Name = Literal["fp32", "bf16", "fp16"]
@@ -41,6 +42,17 @@ def choose_precision(wanted: Literal["auto", "fp32", "bf16", "fp16"], device: to
     if wanted == "auto":
         return "bf16" if native else "fp16"
     return wanted
+
+
+def same_precision(name: Name, processes: Processes) -> None:
+    """Refuse, in all processes, to train with GPUs that `auto` gives different precisions.
+
+    Raises:
+        SocoError: this process's precision, or another one's, is not the first one's.
+    """
+    first = processes.share(name)
+    differs = SocoError(f"runtime.precision: auto is {first} on one GPU and {name} on another; set fp16")
+    processes.agree(differs if first != name else None)
 
 
 class Precision:

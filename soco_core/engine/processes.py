@@ -1,4 +1,4 @@
-"""A stage process must not outlive the pipeline command that started it.
+"""No process outlives the one that it works for: a stage its pipeline command, a loader's worker its training.
 
 A local pipeline runs each stage as ``sh`` -> ``python``; killing the command alone would leave the
 stage writing into a directory that the next run wants. So the command hands its process id to its
@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 
 PIPELINE_PID = "SOCO_PIPELINE_PID"
 POLL_SECONDS = 0.5
+PR_SET_PDEATHSIG = 1
+"""Of Linux's ``prctl``."""
 
 
 def end_with_pipeline() -> None:
@@ -27,6 +30,23 @@ def end_with_pipeline() -> None:
         if os.getpgrp() != os.getpid():
             os.setpgid(0, 0)
         threading.Thread(target=_watch, args=(int(pid),), name="pipeline-watch", daemon=True).start()
+
+
+def end_with_parent(parent: int) -> None:
+    """Let the kernel end this forked worker as soon as its parent is gone, however that ends; Linux only.
+
+    A worker has its parent's connections: while it lives, nobody hears that the parent is gone.
+
+    Args:
+        parent: process id of the parent.
+    """
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it was gone before that
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _watch(pid: int) -> None:

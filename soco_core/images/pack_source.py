@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,6 +23,9 @@ KIND = "soco-pack"
 CONTRACT = 1
 MOST_OPEN_FILES = 256
 """Tars that a process keeps open; the ones beyond are opened for each image."""
+
+_TAR = re.compile(r"images-\d{5,}\.tar")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class _Descriptors(dict[int, int]):
@@ -67,7 +71,11 @@ class PackSource:
         place = self.index.place(row)
         if not place.size:
             return b""
+        if not 0 <= place.shard < len(self.shards):
+            raise self._not_as_packed(INDEX)
         name, whole = self.shards[place.shard]
+        if not 0 <= place.offset <= place.offset + place.size <= whole:  # before memory is taken for it
+            raise self._not_as_packed(INDEX)
         if self.remote:
             try:
                 data, found = storage.read_range(storage.join(self.root, name), place.offset, place.size)
@@ -177,7 +185,10 @@ def _is_whole(content: dict[str, Any]) -> bool:
         numbers = [index["bytes"], *(shard["bytes"] for shard in shards)]
     except (KeyError, TypeError):
         return False
-    return all(isinstance(text, str) for text in texts) and all(isinstance(number, int) for number in numbers)
+    if not (all(isinstance(text, str) for text in texts) and all(isinstance(number, int) for number in numbers)):
+        return False
+    # They become paths: a pack that somebody else made must not lead out of its folder.
+    return _DIGEST.fullmatch(index["sha256"]) is not None and all(_TAR.fullmatch(shard["file"]) for shard in shards)
 
 
 def open_pack(root: str, content: dict[str, Any]) -> PackSource:

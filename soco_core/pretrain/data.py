@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from soco_core import storage
 from soco_core.artifacts.proposals import Proposals
 from soco_core.config import Recipe
+from soco_core.engine.processes import end_with_parent
 from soco_core.errors import InputError
 from soco_core.images import BadImageError, ImageSource, decode_image
 from soco_core.views.construct import View, construct_views
@@ -104,19 +106,21 @@ class EpochBatches(Sampler[list[Key]]):
 
 
 def view_loader(
-    dataset: ViewDataset, batches: Sampler[list[Key]], workers: int, device: torch.device
+    dataset: ViewDataset, batches: Sampler[list[Key]], workers: int, device: torch.device, ahead: int = 1
 ) -> DataLoader[list[View]]:
-    """Load batches of views in `workers` processes (in this one, if 0)."""
+    """Load batches of views in `workers` processes (in this one, if 0), at least `ahead` of them beforehand."""
     return DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
-        worker_init_fn=_start_worker,
+        prefetch_factor=max(2, -(-ahead // workers)) if workers else None,
+        worker_init_fn=partial(_start_worker, os.getpid()),
         pin_memory=device.type == "cuda",
     )
 
 
-def _start_worker(_: int) -> None:
+def _start_worker(parent: int, _: int) -> None:
+    end_with_parent(parent)
     # Ctrl-C reaches the whole process group; the trainer stops its loader once it has saved its state.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if "TORCHELASTIC_RUN_ID" in os.environ:  # `torchrun` passes every signal on to the whole process group

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from soco_core.artifacts.metrics import read_metrics
+from soco_core.engine.records import METRICS, SPEED
 from soco_core.pretrain.data import ViewDataset
-from soco_core.pretrain.records import METRICS, SPEED, pictured
 from soco_core.storage import atomic_file
-from soco_core.views.draw import draw_views
+from soco_core.views.draw import PicturedImage, draw_views
 
 
 def draw_first_views(path: Path, dataset: ViewDataset, count: int) -> None:
@@ -59,3 +60,9 @@ def draw_curves(path: Path, folder: Path) -> None:
         axis.set_axis_off()
     with atomic_file(path) as file:
         figure.savefig(file, format="png", dpi=90, metadata={"Software": None})
+
+
+def pictured(dataset: ViewDataset, numbers: Sequence[int]) -> list[PicturedImage]:
+    """Return images of the set, by number, to draw their views."""
+    proposals = dataset.proposals
+    return [PicturedImage(proposals.id(n), dataset.image(n), proposals.boxes(n), n) for n in numbers]

@@ -69,6 +69,14 @@ def divide(batch_size: int, processes: int, images_per_process: int | None) -> D
     return Division(batch_size, processes, passes)
 
 
+def shares(batch: list[Key], division: Division) -> list[list[Key]]:
+    """Return what each process computes of a global batch, all its passes together."""
+    return [
+        [key for number in range(division.passes) for key in division.part(batch, rank, number)]
+        for rank in range(division.processes)
+    ]
+
+
 class ShareOfBatches(Sampler[list[Key]]):
     """What one process loads: its part of every pass of every batch.
 

@@ -9,7 +9,8 @@ from soco_core import storage
 from soco_core.artifacts.result import ResultDirectory, locate, open_result
 from soco_core.artifacts.stage import complete
 from soco_core.config import Recipe
-from soco_core.engine.distributed import Processes, run_together
+from soco_core.engine.distributed import Processes
+from soco_core.engine.together import run_together
 from soco_core.errors import InputError
 from soco_core.tracking import Tracker, TrackingContext
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,28 +14,28 @@ from soco_core.artifacts.metrics import read_metrics
 from soco_core.artifacts.result import ResultDirectory
 from soco_core.config import Recipe
 from soco_core.console import say
-from soco_core.engine.checkpoints import Checkpointer
 from soco_core.engine.distributed import Processes
-from soco_core.engine.interrupt import InterruptGuard
-from soco_core.engine.precision import Precision, choose_precision
+from soco_core.engine.loop import Finished, TrainingLoop
+from soco_core.engine.precision import Precision, choose_precision, same_precision
+from soco_core.engine.records import METRICS
 from soco_core.engine.setup import seed_everything
 from soco_core.engine.sync_batch_norm import synchronise_batch_norm
 from soco_core.errors import InputError, SocoError
 from soco_core.models.soco import SoCo
-from soco_core.pretrain.data import EpochBatches, Key, ViewDataset, view_loader
+from soco_core.pretrain.data import EpochBatches, ViewDataset, view_loader
+from soco_core.pretrain.divergence import dump_divergence, largest_gradients
 from soco_core.pretrain.lars import LARS
 from soco_core.pretrain.loss import soco_loss
-from soco_core.pretrain.records import METRICS, Records, dump_divergence, largest_gradients
 from soco_core.pretrain.schedules import ema_coefficients, learning_rates
-from soco_core.pretrain.shares import ShareOfBatches, divide
-from soco_core.pretrain.watch import Measured, Measurements, Watch
+from soco_core.pretrain.shares import ShareOfBatches, divide, shares
+from soco_core.pretrain.watch import Measured, Measurements, Watch, collapse
 from soco_core.tracking import Tracker
 from soco_core.views.batch import prepare_views
 from soco_core.views.construct import View
 
 
 class Trainer:
-    """Trains one pair of networks on one image set, from its last checkpoint if there is one.
+    """The task `pretrain`: trains one pair of networks on one image set, from its last checkpoint if there is one.
 
     Every process has one; they compute each batch together.
 
@@ -48,6 +46,8 @@ class Trainer:
         result: in the first process, the result directory; metrics and checkpoints go there.
         tracker: in the first process, gets the curves.
     """
+
+    name = "pretrain"
 
     def __init__(
         self,
@@ -70,15 +70,15 @@ class Trainer:
         steps_per_epoch = self.images // self.batch_size
         self.learning_rate = learning_rates(config, self.batch_size, steps_per_epoch)
         self.ema = ema_coefficients(config, steps_per_epoch)
-        self.total_steps = len(self.ema)
+        self.total_steps, self.steps_per_epoch, self.images_per_step = len(self.ema), steps_per_epoch, self.batch_size
         self.precision = Precision(choose_precision(recipe.runtime.precision, self.device), self.device)
-        self.step = 0
 
         seed_everything(recipe.seed)
         self.networks = SoCo(recipe.model).to(self.device)
         self.networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if processes.count > 1:
             synchronise_batch_norm(self.networks, self.device, processes.norm)
+        self.online: nn.Module = self.networks.online
         self.optimizer = LARS(
             self.networks.online.parameters(),
             lr=0.0,
@@ -89,7 +89,6 @@ class Trainer:
         self.measurements = Measurements(recipe.model, processes)
         self.watch = Watch(config, round(config.warmup_epochs * steps_per_epoch), self.precision.skips)
         self.attempts: list[dict[str, Any]] = []
-        self._began = time.perf_counter()
         # Waiting for the device costs nothing on a CPU; on a GPU the steps are looked at some at a time.
         self.read_steps = 1 if self.device.type == "cpu" else recipe.runtime.log_steps
         if processes.first:
@@ -100,64 +99,45 @@ class Trainer:
 
         Raises:
             InterruptedStageError: SIGINT or SIGTERM came, here or in another process; the state is saved.
+            InputError: an image or its proposals cannot be read; the state before that step is saved.
             SocoError: the training diverged.
         """
-        self._check_precision()
-        self._resume()
-        online = self._online()
-        batches = EpochBatches(self.images, self.batch_size, self.recipe.pretrain.epochs, self.recipe.seed, self.step)
+        same_precision(self.precision.name, self.processes)
+        if self.processes.count > 1:  # gradients are averaged over all processes
+            network = self.networks.online
+            self.online = DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
+        loop = TrainingLoop(self, self.recipe.runtime, self.processes, self.result, self.tracker, self.read_steps)
+        loop.run()
+
+    def batches(self, first_step: int) -> Generator[list[list[View]], None, None]:
+        """Load this process's passes of each step; all before it begins, so that an error leaves the state whole."""
+        config, passes = self.recipe.pretrain, self.division.passes
+        batches = EpochBatches(self.images, self.batch_size, config.epochs, self.recipe.seed, first_step)
         share = ShareOfBatches(batches, self.division, self.processes.rank)
-        with InterruptGuard() as guard, self._records() as records:
-            self._began = time.perf_counter()
-            passes = iter(view_loader(self.dataset, share, self.recipe.runtime.workers, self.device))
-            while self.step < self.total_steps:
-                batch, asked = self._next(passes, guard.signal or 0)
-                if asked:
-                    self._look(records)
-                    self._save(records)
-                    break
-                self._train_step(online, batch, passes)
-                self.step += 1
-                due = self.step % self.recipe.runtime.checkpoint_steps == 0 or self.step == self.total_steps
-                if due or self.step % self.read_steps == 0:
-                    self._look(records)
-                if due:
-                    self._save(records)
-            # The signal of one process is that of all, also one that came in the last step.
-            asked = self.processes.agree(asked=guard.signal or 0)
-            guard.signal = signal.Signals(asked) if asked else None
-            guard.stop_if_asked(f"the state after step {self.step} of {self.total_steps} is saved")
+        loaded = iter(view_loader(self.dataset, share, self.recipe.runtime.workers, self.device, passes))
+        for _ in range(len(batches)):
+            yield [next(loaded) for _ in range(passes)]
 
-    def _next(self, passes: Iterator[list[View]], asked: int = 0) -> tuple[list[View], int]:
-        """Load this process's next pass; errors of any process, and signals, come to light here."""
-        batch: list[View] = []
-        error = None
-        try:
-            batch = next(passes)
-        except Exception as caught:
-            error = caught
-        return batch, self.processes.agree(error, asked)
-
-    def _train_step(self, online: nn.Module, batch: list[View], passes: Iterator[list[View]]) -> None:
+    def step(self, step: int, batch: list[list[View]]) -> None:
+        """Move the target, embed and compare the views, and update the online network (3.3)."""
         self.networks.train()
-        self.networks.update_target(float(self.ema[self.step]))
+        self.networks.update_target(float(self.ema[step]))
         self.optimizer.zero_grad(set_to_none=True)
-        for number in range(self.division.passes):
-            if number > 0:
-                batch, _ = self._next(passes)
-            self._accumulate(online, batch, last=number == self.division.passes - 1)
+        for number, views in enumerate(batch):
+            self._accumulate(views, last=number == len(batch) - 1)
         scaler = self.precision.scaler
         scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.networks.online.parameters() if p.grad is not None]
-        self.measurements.close(self.step, torch.stack(torch._foreach_norm(gradients)).float())
+        self.measurements.close(step, torch.stack(torch._foreach_norm(gradients)).float())
         for group in self.optimizer.param_groups:
-            group["lr"] = float(self.learning_rate[self.step])
+            group["lr"] = float(self.learning_rate[step])
         scaler.step(self.optimizer)
         scaler.update()
 
-    def _accumulate(self, online: nn.Module, batch: list[View], last: bool) -> None:
+    def _accumulate(self, batch: list[View], last: bool) -> None:
         """Add this process's part of a pass to the gradients, which become the mean over the global batch."""
         views = prepare_views(batch, self.device)
+        online = self.online
         with online.no_sync() if isinstance(online, DistributedDataParallel) and not last else nullcontext():
             with self.precision.autocast():
                 predictions = online(views)
@@ -170,16 +150,10 @@ class Trainer:
         usable = torch.stack([view.usable for view in batch]).any(0)
         self.measurements.add(views, usable, {name: term.detach() for name, term in terms.items()}, target)
 
-    def _look(self, records: Records | None) -> None:
-        """Fetch what was measured since the last time; stop if the training diverged."""
-        measured = self.measurements.read()
-        if not measured:
-            return
-        seconds = (time.perf_counter() - self._began) / len(measured)
-        self._began = time.perf_counter()
-        speed = {"seconds_per_step": seconds, "images_per_second": self.batch_size / seconds}
+    def measured(self) -> Iterator[Finished]:
+        """Yield the steps since the last call; stop, in all processes, at the one that diverged."""
         scale = self.precision.scaler.get_scale()
-        for step in measured:
+        for step in self.measurements.read():
             values = {
                 **step.values,
                 "learning_rate": float(self.learning_rate[step.step]),
@@ -193,14 +167,30 @@ class Trainer:
                 values |= {"loss_scale": scale, "skipped_steps": self.watch.skipped_steps}
                 note += f", {self.watch.skipped_steps} steps skipped"
             if self.watch.collapsed(step) and self.processes.first:
-                say(
-                    f"warning: the embeddings are collapsing at step {step.step}: their spread is "
-                    f"{values['embedding_std']:.3f} (0: all equal; healthy: above 0.5). Look at embedding_std and loss "
-                    "in metrics.jsonl and at figures/views.png; try a lower pretrain.base_learning_rate, or a higher "
-                    "pretrain.ema_start"
-                )
-            if records is not None:
-                records.step(step.step, values, speed, note)
+                say(f"warning: {collapse(step)}")
+            yield Finished(step.step, values, note)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step needs and that is no function of the step and the recipe."""
+        return {
+            "networks": self.networks.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.precision.scaler.state_dict(),
+            "watch": self.watch.state_dict(),
+            "attempts": self.attempts,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state, or from the beginning if it is empty; what changed in how it is computed is noted."""
+        if state:
+            self.networks.load_state_dict(state["networks"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.precision.scaler.load_state_dict(state["scaler"])
+            self.watch.load_state_dict(state["watch"])
+            self.attempts = state["attempts"]
+        how = {**self.division.summary(), "precision": self.precision.name}
+        if not self.attempts or {**self.attempts[-1], **how} != self.attempts[-1]:
+            self.attempts.append({"first_step": state.get("step", 0), **how})
 
     def _stop_diverged(self, measured: Measured, values: dict[str, float], reason: str) -> None:
         """End in all processes; the first one leaves what is needed to find the cause."""
@@ -211,7 +201,9 @@ class Trainer:
                 **values,
                 "largest_gradients": largest_gradients(self.networks.online, measured.gradient_norms),
             }
-            images = self._images_of(measured.step)
+            config = self.recipe.pretrain
+            batches = EpochBatches(self.images, self.batch_size, config.epochs, self.recipe.seed, measured.step)
+            images = shares(next(iter(batches)), self.division)
             try:
                 where = str(dump_divergence(self.result, self.dataset, images, report, measured.step))
             except (SocoError, OSError) as error:
@@ -222,67 +214,6 @@ class Trainer:
                 f"in {where}; lower pretrain.base_learning_rate, or lengthen pretrain.warmup_epochs"
             )
         )
-
-    def _images_of(self, step: int) -> list[list[Key]]:
-        """Return what each process computed in a step."""
-        config = self.recipe.pretrain
-        batches = EpochBatches(self.images, self.batch_size, config.epochs, self.recipe.seed, step)
-        batch = next(iter(batches))
-        return [
-            [key for number in range(self.division.passes) for key in self.division.part(batch, rank, number)]
-            for rank in range(self.processes.count)
-        ]
-
-    def _online(self) -> nn.Module:
-        """The online network, its gradients averaged over all processes."""
-        if self.processes.count == 1:
-            return self.networks.online
-        return DistributedDataParallel(self.networks.online, broadcast_buffers=False, gradient_as_bucket_view=True)
-
-    def _check_precision(self) -> None:
-        first = self.processes.share(self.precision.name)
-        differs = SocoError(
-            f"runtime.precision: auto is {first} on one GPU and {self.precision.name} on another; set fp16"
-        )
-        self.processes.agree(differs if first != self.precision.name else None)
-
-    def _records(self) -> AbstractContextManager[Records | None]:
-        if self.result is None or self.tracker is None:
-            return nullcontext()
-        return Records(self.result, self.tracker, self.recipe.runtime.log_steps, self.total_steps, self.step)
-
-    def _save(self, records: Records | None) -> None:
-        if records is None or self.result is None:
-            return
-        records.keep()
-        state = {
-            "networks": self.networks.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.precision.scaler.state_dict(),
-            "watch": self.watch.state_dict(),
-            "attempts": self.attempts,
-        }
-        self._checkpointer(self.result).save(self.step, state)
-
-    def _resume(self) -> None:
-        """Go on from the first process's last checkpoint, in all processes."""
-        loaded = None if self.result is None else self._checkpointer(self.result).load_latest()
-        state = self.processes.share(loaded)
-        if state is not None:
-            self.networks.load_state_dict(state["networks"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.precision.scaler.load_state_dict(state["scaler"])
-            self.watch.load_state_dict(state["watch"])
-            self.attempts = state["attempts"]
-            self.step = state["step"]
-            if self.processes.first:
-                say(f"pretrain: going on from step {self.step} of {self.total_steps}")
-        how = {**self.division.summary(), "precision": self.precision.name}
-        if not self.attempts or {**self.attempts[-1], **how} != self.attempts[-1]:
-            self.attempts.append({"first_step": self.step, **how})
-
-    def _checkpointer(self, result: ResultDirectory) -> Checkpointer:
-        return Checkpointer(result, self.recipe.runtime.checkpoints_kept)
 
     def _warn(self) -> None:
         config, division = self.recipe.pretrain, self.division

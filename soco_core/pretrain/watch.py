@@ -136,6 +136,16 @@ def spread(sums: Tensor, squares: Tensor, count: float) -> float:
     return float(variance.sqrt().mean()) * len(sums) ** 0.5
 
 
+def collapse(measured: Measured) -> str:
+    """Say that the embeddings are collapsing, and what to look at."""
+    return (
+        f"the embeddings are collapsing at step {measured.step}: their spread is "
+        f"{measured.values['embedding_std']:.3f} (0: all equal; healthy: above 0.5). Look at embedding_std and loss in "
+        "metrics.jsonl and at figures/views.png; try a lower pretrain.base_learning_rate, or a higher "
+        "pretrain.ema_start"
+    )
+
+
 class Watch:
     """Judges each step by what was measured; all processes see the same numbers and come to the same verdict.
 

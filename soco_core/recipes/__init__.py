@@ -58,7 +58,7 @@ def parse_recipe(text: str, overrides: Iterable[str] = (), source: str = "recipe
     """Check the YAML text of a recipe; see :func:`load_recipe`."""
     try:
         values = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2026-02-30
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2026-02-30
         problem = " ".join(str(error).split())
         raise RecipeError(f"{source}: not valid YAML: {problem}") from error
     if values is None:
@@ -74,7 +74,18 @@ def parse_recipe(text: str, overrides: Iterable[str] = (), source: str = "recipe
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML keeps the last of two equal keys without a word; a section given twice must not be lost so."""
+    """YAML keeps the last of two equal keys without a word; a section given twice must not be lost so.
+
+    Aliases are refused: no recipe needs them, and a few lines of aliases to aliases stand for more than fits a memory.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(
+                None, None, f"the alias *{event.anchor} is not taken in a recipe, write its value out", event.start_mark
+            )
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -90,8 +101,8 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     if not separator or not all(keys):
         raise RecipeError(f"--set {override!r}: write it as section.field=value")
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
+        value = yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RecipeError(f"--set {override!r}: {text!r} is not a valid YAML value") from error
     here = values
     for key in keys[:-1]:

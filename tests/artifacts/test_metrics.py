@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 from soco_core.artifacts.metrics import MetricsWriter, read_metrics
 
@@ -49,3 +52,50 @@ def test_a_line_that_a_crash_cut_short_is_left_out_and_replaced(tmp_path: Path) 
 
 def test_no_file_is_no_lines(tmp_path: Path) -> None:
     assert read_metrics(tmp_path / "none") == []
+
+
+class SmallDisk:
+    """A file on a disk with so many bytes left; it takes what fits, as a real one does."""
+
+    def __init__(self, file: Any, left: int) -> None:
+        self.file, self.left = file, left
+
+    def write(self, data: bytes) -> int:
+        if data and not self.left:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        taken = data[: self.left]
+        self.left -= len(taken)
+        return int(self.file.write(taken))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+def test_lines_that_a_full_disk_does_not_take_wait_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with MetricsWriter(path, 0) as writer:
+        writer.write(0, {"loss": 1.0})
+        assert writer.keep()
+        writer._file = disk = SmallDisk(writer._file, 10)  # type: ignore[assignment]
+        for step in range(1, 4):
+            writer.write(step, {"loss": 1.0})
+            assert writer.trouble is not None
+            assert writer.trouble.errno == errno.ENOSPC
+            assert path.read_text() == '{"step": 0, "loss": 1.0}\n'  # no half a line
+        assert not writer.keep()
+        disk.left = 10_000
+        assert writer.keep()
+        assert writer.trouble is None
+        assert steps(path) == [0, 1, 2, 3]
+        writer.write(4, {})
+    assert steps(path) == [0, 1, 2, 3, 4]
+
+
+def test_what_waits_is_written_at_the_end_if_it_can_be(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with MetricsWriter(path, 0) as writer:
+        writer._file = disk = SmallDisk(writer._file, 0)  # type: ignore[assignment]
+        writer.write(0, {})
+        assert steps(path) == []
+        disk.left = 10_000
+    assert steps(path) == [0]

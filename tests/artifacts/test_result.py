@@ -200,7 +200,7 @@ def test_on_s3_a_file_cannot_lie_outside_the_scratch_folder(s3: str, name: str) 
     assert result.done is not None
     files = {name: result.done["files"]["a"]}
     storage.write_text(f"{result.uri}/done.json", json.dumps({**result.done, "files": files}))
-    with pytest.raises(InputError, match=rf"^'{name}': not a file name of a result$"):
+    with pytest.raises(InputError, match=rf"^{result.uri}: '{name}' is not a file name of a result"):
         open_result(result.uri)
 
 

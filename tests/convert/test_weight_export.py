@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from soco_core.artifacts.weight_names import Target
 from soco_core.config import ModelConfig
 from soco_core.convert.export import NEW_PARTS, check_complete, coverage_page, export, split_pretrained
-from soco_core.convert.names import Target
 from soco_core.errors import InputError
 
 Network = Callable[[ModelConfig], dict[str, torch.Tensor]]

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from soco_core.artifacts.weight_names import MODULES, TARGETS, Target, to_canonical, to_target
 from soco_core.config import ModelConfig
 from soco_core.convert.export import split_pretrained
-from soco_core.convert.names import MODULES, TARGETS, Target, to_canonical, to_target
 
 Network = Callable[[ModelConfig], dict[str, torch.Tensor]]
 MODELS = [

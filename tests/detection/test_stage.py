@@ -127,7 +127,7 @@ def test_a_signal_saves_the_step_and_stops(data, tmp_path, monkeypatch):
         return values
 
     monkeypatch.setattr(train_module, "_step", signalled)
-    with pytest.raises(InterruptedStageError, match=r"SIGTERM.*step 3 is saved"):
+    with pytest.raises(InterruptedStageError, match=r"SIGTERM.*step 3 of 6 is saved"):
         finetune(parse_recipe(TINY), coco=data, init="scratch", output=str(tmp_path))
     assert list(tmp_path.glob("finetune/*/checkpoints/step-00000003.pt"))
 

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import pickle
+from argparse import Namespace
+
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torchvision.models import resnet18
 
 from soco_core.artifacts.result import locate, writing
+from soco_core.convert.export import export, split_pretrained
 from soco_core.detection.model import build_detector
 from soco_core.detection.weights import find_initialisation, load_initialisation
 from soco_core.errors import InputError
+from soco_core.models.soco import OnlineNetwork
 from soco_core.recipes import parse_recipe
 
 SMALL = parse_recipe(
@@ -112,3 +118,64 @@ def test_a_place_that_is_nothing_is_refused(tmp_path):
         find_initialisation(str(tmp_path / "nothing"))
     with pytest.raises(InputError, match="not a finished result"):
         find_initialisation(str(tmp_path))
+
+
+@pytest.mark.parametrize("suffix", ["pth", "pkl"])
+def test_converted_weights_under_detectron2s_names_are_the_same(tmp_path, model, suffix):
+    """What `convert` writes for detectron2, and the same as detectron2's own tools write it: a pickle of arrays."""
+    torch.manual_seed(4)
+    canonical, left_out = split_pretrained(OnlineNetwork(SMALL.model).state_dict(), "test")
+    files = {}
+    for target in ("torchvision", "detectron2"):
+        tensors, _ = export(canonical, target, SMALL.model, left_out)
+        files[target] = tensors
+    path = tmp_path / f"detectron2.{suffix}"
+    if suffix == "pth":
+        torch.save({"model": files["detectron2"]}, path)
+    else:
+        arrays = {key: value.numpy() for key, value in files["detectron2"].items()}
+        path.write_bytes(pickle.dumps({"model": arrays, "__author__": "soco", "matching_heuristics": True}, 2))
+    coverage = load_initialisation(model, find_initialisation(str(path)))
+    state = model.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in files["torchvision"].items())
+    assert set(coverage.loaded) == set(files["detectron2"])
+    assert set(coverage.loaded.values()) == set(files["torchvision"])
+
+
+def test_a_classifier_of_detectron2s_model_zoo_fills_the_backbone(tmp_path, model, resnet):
+    """As detectron2's tool names torchvision's ResNet, with arrays."""
+
+    def named(key):
+        if key.startswith("fc."):
+            return f"stem.{key}"
+        for j in (1, 2, 3):
+            key = key.replace(f"bn{j}", f"conv{j}.norm")
+        for stage in (4, 3, 2, 1):
+            key = key.replace(f"layer{stage}", f"res{stage + 1}")
+        key = key.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
+        return key if key.startswith("res") else f"stem.{key}"
+
+    arrays = {named(key): value.numpy() for key, value in resnet.items() if not key.endswith("num_batches_tracked")}
+    path = tmp_path / "R-18.pkl"
+    path.write_bytes(pickle.dumps({"model": arrays, "__author__": "torchvision", "matching_heuristics": True}))
+    coverage = load_initialisation(model, find_initialisation(str(path)))
+    state = model.state_dict()
+    for key, value in resnet.items():
+        if not key.startswith("fc.") and not key.endswith("num_batches_tracked"):
+            assert torch.equal(state[f"backbone.body.{key}"], value), key
+    assert set(coverage.left_out) == {"stem.fc.weight", "stem.fc.bias"}
+
+
+def test_a_whole_detector_of_detectron2_is_refused_by_the_key_that_does_not_fit(tmp_path, model):
+    canonical, left_out = split_pretrained(OnlineNetwork(SMALL.model).state_dict(), "test")
+    tensors, _ = export(canonical, "detectron2", SMALL.model, left_out)
+    tensors["proposal_generator.rpn_head.conv.weight"] = torch.zeros(1)
+    torch.save({"model": tensors}, tmp_path / "model_final.pth")
+    with pytest.raises(InputError, match=r"proposal_generator.rpn_head.conv.weight is not a key of the recipe's"):
+        load_initialisation(model, find_initialisation(str(tmp_path / "model_final.pth")))
+
+
+def test_weights_with_settings_beside_them_are_read(tmp_path, model, resnet):
+    content = {"opt": Namespace(lr=0.1), "model": {f"module.{key}": value for key, value in resnet.items()}}
+    torch.save({**content, "best": np.float64(0.5)}, tmp_path / "weights.pth")
+    assert len(load_initialisation(model, find_initialisation(str(tmp_path / "weights.pth"))).loaded) == 120

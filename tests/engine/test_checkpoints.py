@@ -1,24 +1,33 @@
-"""Checkpoints that are whole, damaged, hostile, or of another attempt."""
+"""Checkpoints that are whole, damaged, hostile, of another result, or of another time."""
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
+import random
 import subprocess
 import sys
+import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from soco_core import storage
-from soco_core.artifacts.result import ResultDirectory, locate
+from soco_core.artifacts.result import ResultDirectory, locate, writing
 from soco_core.config import Recipe
-from soco_core.engine.checkpoints import Checkpointer, load_checkpoint
-from soco_core.errors import InputError
+from soco_core.engine import checkpoint_file
+from soco_core.engine.checkpoint_file import load_checkpoint, write_checkpoint
+from soco_core.engine.checkpoints import FORMAT, Checkpointer
+from soco_core.errors import InputError, ResultLockedError
+
+if TYPE_CHECKING:
+    from conftest import FaultyStore
 
 
 @pytest.fixture
@@ -34,13 +43,28 @@ def names(result: ResultDirectory) -> list[str]:
     return sorted(path.name for path in (result.path / "checkpoints").iterdir())
 
 
+def save(checkpointer: Checkpointer, step: int, saved: dict[str, Any] | None = None) -> Path:
+    """Save, wait for it, and return the file."""
+    checkpointer.save(step, state(step) if saved is None else saved)
+    checkpointer.wait()
+    assert checkpointer.saved == step, checkpointer.trouble or checkpointer.failure
+    return checkpointer.folder / f"step-{step:08d}.pt"
+
+
+def latest_step(result: ResultDirectory) -> int | None:
+    loaded = Checkpointer(result, 2).load_latest()
+    return None if loaded is None else loaded["step"]
+
+
 def test_a_state_comes_back_as_it_was(result: ResultDirectory) -> None:
     saved = {**state(3), "optimizer": OrderedDict(momentum=torch.rand(3).half()), "random": torch.get_rng_state()}
-    path = Checkpointer(result, keep=2).save(3, saved)
+    path = save(Checkpointer(result, keep=2), 3, saved)
     assert path.name == "step-00000003.pt"
-    loaded = Checkpointer(result, keep=2).load_latest()
+    again = Checkpointer(result, keep=2)
+    loaded = again.load_latest()
     assert loaded is not None
-    assert loaded["step"] == 3
+    assert again.saved == loaded["step"] == 3
+    assert (loaded["format"], loaded["result"]) == (FORMAT, result.fingerprint)
     assert loaded["text"] == "x"
     assert loaded["numbers"] == [1, 2.5, None]
     assert torch.equal(loaded["weights"]["w"], saved["weights"]["w"])
@@ -48,19 +72,58 @@ def test_a_state_comes_back_as_it_was(result: ResultDirectory) -> None:
     assert torch.equal(loaded["random"], saved["random"])
 
 
+def test_what_the_training_changes_while_it_is_written_is_not_in_it(
+    result: ResultDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer waits until the next step is done; saving again waits for the writer."""
+    go_on, began = threading.Event(), threading.Event()
+
+    def slow(path: Path, saved: dict[str, Any]) -> None:
+        began.set()
+        assert go_on.wait(30)
+        write_checkpoint(path, saved)
+
+    monkeypatch.setattr("soco_core.engine.checkpoints.write_checkpoint", slow)
+    weights = {"w": torch.zeros(3), "steps": [1], "group": {"lr": 0.1}}
+    checkpointer = Checkpointer(result, keep=2)
+    checkpointer.save(1, {"weights": weights})
+    assert began.wait(30)
+    weights["w"].add_(1)  # type: ignore[attr-defined]
+    weights["steps"].append(2)  # type: ignore[attr-defined]
+    weights["group"]["lr"] = 0.2  # type: ignore[index]
+    assert checkpointer.saved is None
+    threading.Timer(0.1, go_on.set).start()
+    checkpointer.save(2, {"weights": weights})
+    assert checkpointer.saved == 1
+    checkpointer.wait()
+    one, two = (load_checkpoint(result.path / "checkpoints" / f"step-0000000{step}.pt") for step in (1, 2))
+    assert one["weights"]["w"].tolist() == [0, 0, 0]
+    assert (one["weights"]["steps"], one["weights"]["group"]) == ([1], {"lr": 0.1})
+    assert two["weights"]["w"].tolist() == [1, 1, 1]
+    assert (two["weights"]["steps"], two["weights"]["group"]) == ([1, 2], {"lr": 0.2})
+
+
 def test_the_step_that_is_saved_is_the_one_given(result: ResultDirectory) -> None:
-    assert load_checkpoint(Checkpointer(result, keep=1).save(5, {"step": 4}))["step"] == 5
+    assert load_checkpoint(save(Checkpointer(result, keep=1), 5, {"step": 4}))["step"] == 5
 
 
 def test_nothing_saved_is_none(result: ResultDirectory) -> None:
-    assert Checkpointer(result, keep=2).load_latest() is None
+    assert latest_step(result) is None
 
 
 def test_the_newest_are_kept_and_pointed_to(result: ResultDirectory) -> None:
     for step in (9, 10, 100):
-        Checkpointer(result, keep=2).save(step, state(step))
+        save(Checkpointer(result, keep=2), step)
     assert names(result) == ["latest", "step-00000010.pt", "step-00000100.pt"]
     assert (result.path / "checkpoints" / "latest").read_text() == "step-00000100.pt"
+
+
+def test_those_of_every_so_many_steps_stay_for_good(result: ResultDirectory) -> None:
+    checkpointer = Checkpointer(result, keep=2, keep_every=20)
+    for step in (0, 10, 20, 25, 30, 40, 50, 55, 60, 70):
+        save(checkpointer, step)
+    kept = [int(name.removeprefix("step-").removesuffix(".pt")) for name in names(result) if name != "latest"]
+    assert kept == [20, 40, 60, 70]
 
 
 def cut(path: Path) -> None:
@@ -103,12 +166,11 @@ def test_a_damaged_newest_is_named_and_the_one_before_it_taken(
 ) -> None:
     checkpointer = Checkpointer(result, keep=3)
     for step in (10, 20, 30):
-        checkpointer.save(step, state(step))
-    newest = result.path / "checkpoints" / "step-00000030.pt"
+        newest = save(checkpointer, step)
     damage(newest)
     loaded = checkpointer.load_latest()
     assert loaded is not None
-    assert loaded["step"] == 20
+    assert loaded["step"] == checkpointer.saved == 20
     assert float(loaded["weights"]["w"][7]) == 20.0
     said = capsys.readouterr().err
     if newest.exists():
@@ -118,15 +180,70 @@ def test_a_damaged_newest_is_named_and_the_one_before_it_taken(
         assert "weights_only" not in said  # torch's own advice is to switch the protection off
 
 
-def test_after_a_fall_back_the_damaged_one_does_not_displace_good_ones(result: ResultDirectory) -> None:
-    checkpointer = Checkpointer(result, keep=2)
+def test_no_flipped_bit_becomes_a_weight(result: ResultDirectory) -> None:
+    """Wherever the bit is: the file is refused, or what it holds is what was saved."""
+    path = save(Checkpointer(result, keep=1), 7)
+    whole = path.read_bytes()
+    generator = random.Random(0)
+    refused = 0
+    for _ in range(300):
+        data = bytearray(whole)
+        data[generator.randrange(len(data))] ^= 1 << generator.randrange(8)
+        path.write_bytes(data)
+        try:
+            loaded = load_checkpoint(path)
+        except InputError:
+            refused += 1
+        else:
+            assert torch.equal(loaded["weights"]["w"], state(7)["weights"]["w"])
+            assert (loaded["text"], loaded["numbers"], loaded["step"]) == ("x", [1, 2.5, None], 7)
+    assert refused > 150
+
+
+@pytest.mark.parametrize("older", [0, 1])
+def test_a_checkpoint_of_another_result_is_refused_and_nothing_begun_anew(
+    result: ResultDirectory, tmp_path: Path, older: int
+) -> None:
+    """Copied there from the run of another recipe."""
+    other = locate(str(tmp_path), "pretrain", 1, Recipe(seed=1), ("seed",), {})
+    if older:
+        save(Checkpointer(result, keep=2), 10)
+    copied = result.path / "checkpoints" / "step-00000020.pt"
+    copied.parent.mkdir(parents=True, exist_ok=True)
+    copied.write_bytes(save(Checkpointer(other, keep=2), 20).read_bytes())
+    with pytest.raises(InputError) as error:
+        latest_step(result)
+    assert str(error.value) == (
+        f"{copied}: a checkpoint of another result ({other.fingerprint}, this one is {result.fingerprint}), with "
+        f"another recipe or other inputs; move it back there, or delete {copied.parent} to begin anew"
+    )
+    assert copied.exists()
+
+
+@pytest.mark.parametrize(("found", "remedy"), [(FORMAT + 1, "newer"), (None, "older")])
+def test_a_checkpoint_of_another_format_is_refused_and_nothing_begun_anew(
+    result: ResultDirectory, found: int | None, remedy: str
+) -> None:
+    path = save(Checkpointer(result, keep=2), 10)
+    torch.save({**load_checkpoint(path), "format": found}, path)
+    with pytest.raises(InputError) as error:
+        latest_step(result)
+    assert str(error.value) == (
+        f"{path}: a checkpoint of format {found}, and this soco reads {FORMAT}; go on with the {remedy} soco that "
+        f"wrote it, or delete {path.parent} to begin anew"
+    )
+
+
+@pytest.mark.parametrize("keep_every", [0, 20])
+def test_after_a_fall_back_the_damaged_one_does_not_displace_good_ones(
+    result: ResultDirectory, keep_every: int
+) -> None:
+    checkpointer = Checkpointer(result, keep=2, keep_every=keep_every)
     for step in (10, 20):
-        checkpointer.save(step, state(step))
-    empty(result.path / "checkpoints" / "step-00000020.pt")
-    loaded = checkpointer.load_latest()
-    assert loaded is not None
-    assert loaded["step"] == 10
-    checkpointer.save(15, state(15))
+        empty_later = save(checkpointer, step)
+    empty(empty_later)
+    assert latest_step(result) == 10
+    save(checkpointer, 15)
     assert names(result) == ["latest", "step-00000010.pt", "step-00000015.pt"]
 
 
@@ -135,29 +252,23 @@ def test_all_damaged_starts_from_the_beginning_and_says_so(
 ) -> None:
     checkpointer = Checkpointer(result, keep=2)
     for step in (1, 2):
-        empty(checkpointer.save(step, state(step)))
-    assert checkpointer.load_latest() is None
+        empty(save(checkpointer, step))
+    assert latest_step(result) is None
     assert capsys.readouterr().err.endswith("starting from the beginning\n")
 
 
-def test_the_pointer_decides_which_is_newest(result: ResultDirectory) -> None:
+@pytest.mark.parametrize("text", ["step-00000010.pt", "", "step-00000099.pt", "../../x"])
+def test_the_pointer_is_for_people_and_the_steps_decide(result: ResultDirectory, text: str) -> None:
+    """A store that was away has an older pointer than the local disk has checkpoints."""
     checkpointer = Checkpointer(result, keep=5)
     for step in (10, 20):
-        checkpointer.save(step, state(step))
-    pointer = result.path / "checkpoints" / "latest"
-    for text, step in {"step-00000010.pt": 10, "": 20, "step-00000099.pt": 20, "../../x": 20}.items():
-        pointer.write_text(text)
-        loaded = checkpointer.load_latest()
-        assert loaded is not None
-        assert loaded["step"] == step
-    pointer.unlink()
-    loaded = checkpointer.load_latest()
-    assert loaded is not None
-    assert loaded["step"] == 20
+        save(checkpointer, step)
+    (result.path / "checkpoints" / "latest").write_text(text)
+    assert latest_step(result) == 20
 
 
 def test_a_writer_killed_in_the_middle_leaves_the_checkpoint_before(result: ResultDirectory, tmp_path: Path) -> None:
-    Checkpointer(result, keep=2).save(1, state(1))
+    save(Checkpointer(result, keep=2), 1)
     script = """
 import os, signal, sys, torch
 from soco_core.artifacts.result import locate
@@ -169,9 +280,102 @@ torch.save = killed
 Checkpointer(locate(sys.argv[1], "pretrain", 1, Recipe(), ("seed",), {}), 2).save(2, {})
 """
     assert subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False).returncode == -9
-    loaded = Checkpointer(result, keep=2).load_latest()
-    assert loaded is not None
-    assert loaded["step"] == 1
+    assert any(name.endswith(".tmp") for name in names(result))
+    assert latest_step(result) == 1
+    assert names(result) == ["latest", "step-00000001.pt"]
+
+
+def test_a_program_that_ends_writes_its_checkpoint_first(tmp_path: Path, result: ResultDirectory) -> None:
+    script = """
+import sys, time
+from soco_core.artifacts.result import locate
+from soco_core.config import Recipe
+from soco_core.engine import checkpoints
+write = checkpoints.write_checkpoint
+checkpoints.write_checkpoint = lambda *a: (time.sleep(0.5), write(*a))
+checkpoints.Checkpointer(locate(sys.argv[1], "pretrain", 1, Recipe(), ("seed",), {}), 2).save(2, {})
+"""
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
+    assert latest_step(result) == 2
+
+
+def test_a_disk_that_does_not_keep_what_was_written_is_found_before_the_file_has_its_name(
+    result: ResultDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpointer = Checkpointer(result, keep=2)
+    save(checkpointer, 1)
+    write = torch.save
+
+    def forgetful(saved: Any, file: Any) -> None:
+        write(saved, file)
+        file.flush()
+        size = file.tell()
+        file.seek(size // 2)  # in the weights
+        file.write(b"\xff")
+        file.seek(size)
+
+    monkeypatch.setattr(torch, "save", forgetful)
+    checkpointer.save(2, state(2))
+    checkpointer.wait()
+    assert checkpointer.saved == 1
+    assert checkpointer.trouble is not None
+    assert checkpointer.trouble.errno == errno.EIO
+    assert names(result) == ["latest", "step-00000001.pt"]
+    monkeypatch.undo()
+    save(checkpointer, 2)
+    assert checkpointer.trouble is None
+
+
+@pytest.mark.parametrize("room", [0, 100, 2000])
+def test_a_full_disk_leaves_what_was_there_and_the_next_one_is_written(
+    result: ResultDirectory, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    checkpointer = Checkpointer(result, keep=2)
+    save(checkpointer, 1)
+    original = checkpoint_file.atomic_file
+
+    class Full:
+        """A file on a disk with so many bytes left."""
+
+        def __init__(self, file: Any) -> None:
+            self.file, self.left = file, room
+
+        def write(self, data: Any) -> int:
+            self.left -= len(data)
+            if self.left < 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return int(self.file.write(data))
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.file, name)
+
+    @contextmanager
+    def full(*arguments: Any) -> Iterator[Any]:
+        with original(*arguments) as file:
+            yield Full(file)
+
+    monkeypatch.setattr(checkpoint_file, "atomic_file", full)
+    checkpointer.save(2, state(2))
+    checkpointer.wait()
+    assert checkpointer.saved == 1
+    assert checkpointer.failure is None
+    assert checkpointer.trouble is not None
+    assert checkpointer.trouble.errno == errno.ENOSPC
+    assert names(result) == ["latest", "step-00000001.pt"]
+    monkeypatch.undo()
+    save(checkpointer, 3)
+    assert names(result) == ["latest", "step-00000001.pt", "step-00000003.pt"]
+
+
+def test_a_state_of_other_things_than_plain_ones_ends_the_training(
+    result: ResultDirectory,
+) -> None:
+    """What cannot be pickled now cannot be later either."""
+    checkpointer = Checkpointer(result, keep=2)
+    checkpointer.save(1, {"x": threading.Lock()})
+    checkpointer.wait()
+    assert isinstance(checkpointer.failure, TypeError)
+    assert names(result) == []
 
 
 class Hostile:
@@ -197,10 +401,60 @@ def test_a_pickle_that_would_run_a_command_is_refused(tmp_path: Path, form: str)
     assert mark.exists()
 
 
+def published(result: ResultDirectory) -> set[str]:
+    return {name for name, _ in storage.list_objects(result.uri)}
+
+
 def test_on_s3_checkpoints_and_pointer_are_published_and_old_ones_removed(s3: str) -> None:
     result = locate(s3, "pretrain", 1, Recipe(), ("seed",), {})
+    checkpointer = Checkpointer(result, keep=2)
     for step in (1, 2, 3):
-        Checkpointer(result, keep=2).save(step, state(step))
-    found = {name for name, _ in storage.list_objects(f"{result.uri}/checkpoints")}
-    assert found == {"latest", "step-00000002.pt", "step-00000003.pt"}
+        save(checkpointer, step)
+    checkpointer.uploads.settle()
+    assert published(result) == {f"checkpoints/{name}" for name in ("latest", "step-00000002.pt", "step-00000003.pt")}
     assert storage.read_text(f"{result.uri}/checkpoints/latest") == "step-00000003.pt"
+
+
+def test_a_store_that_is_away_holds_nothing_up_and_gets_it_all_later_in_order(faulty_s3: FaultyStore) -> None:
+    """Journals before their checkpoint, the pointer after it, and nothing is removed before that."""
+    result = locate(faulty_s3.uri, "pretrain", 1, Recipe(), ("seed",), {})
+    checkpointer = Checkpointer(result, keep=2)
+    journal = result.path / "metrics.jsonl"
+    storage.write_text(journal, "1\n")
+    checkpointer.save(1, state(1), journal)
+    checkpointer.wait()
+    checkpointer.uploads.settle()
+    faulty_s3.fail("$", 403, times=-1, method="PUT")
+    for step in (2, 3, 4):
+        storage.write_text(journal, f"{step}\n")
+        checkpointer.save(step, state(step), journal)
+    checkpointer.wait()
+    checkpointer.uploads.settle()
+    assert isinstance(checkpointer.uploads.trouble, InputError)
+    assert "\n" not in str(checkpointer.uploads.trouble)
+    assert checkpointer.uploads.waiting
+    assert checkpointer.uploads.failure is None
+    assert names(result) == ["latest", "step-00000003.pt", "step-00000004.pt"]
+    assert published(result) == {"metrics.jsonl", "checkpoints/latest", "checkpoints/step-00000001.pt"}
+
+    faulty_s3.faults.clear()
+    faulty_s3.requests.clear()
+    checkpointer.uploads.settle()
+    assert checkpointer.uploads.trouble is None
+    assert not checkpointer.uploads.waiting
+    sent = [request.key.rsplit("/", 1)[-1] for request in faulty_s3.requests if request.method in {"PUT", "DELETE"}]
+    expected = ["metrics.jsonl", "step-00000003.pt", "step-00000004.pt", "latest"]
+    assert sent[:4] == expected
+    assert set(sent[4:]) == {"step-00000001.pt", "step-00000002.pt"}
+    assert storage.read_text(f"{result.uri}/metrics.jsonl") == "4\n"
+    assert storage.read_text(f"{result.uri}/checkpoints/latest") == "step-00000004.pt"
+
+
+def test_a_lost_lock_ends_the_training_and_nothing_is_sent(s3: str) -> None:
+    with writing(locate(s3, "pretrain", 1, Recipe(), ("seed",), {}), Recipe()) as result:
+        storage.delete(f"{result.uri}/.lock")
+        checkpointer = Checkpointer(result, keep=2)
+        save(checkpointer, 1)
+        checkpointer.uploads.settle()
+    assert isinstance(checkpointer.uploads.failure, ResultLockedError)
+    assert not any("checkpoints" in name for name in published(result))

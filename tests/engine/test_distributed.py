@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import pytest
 
-from soco_core.engine.distributed import Processes, run_together
+from soco_core.engine.distributed import Processes, Wishes
+from soco_core.engine.together import run_together
 from soco_core.errors import InputError, InterruptedStageError
 
 SCRIPT = """
@@ -20,7 +21,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from soco_core import cli
-from soco_core.engine.distributed import run_together
+from soco_core.engine.distributed import Wishes
+from soco_core.engine.together import run_together
 from soco_core.errors import InputError, InterruptedStageError
 
 
@@ -30,6 +32,7 @@ def fails(error):
 def compute(processes):
     name = processes.in_turn(lambda: f"seen by {processes.rank}")
     assert name == f"seen by {processes.rank}"
+    assert processes.agree(wishes=Wishes(save=int(RANK == 1))) == (0, 1) and not processes.agreed
     state = processes.share({"step": 3, "tensor": torch.arange(4.0)} if processes.first else None)
     assert state["step"] == 3 and state["tensor"].tolist() == [0, 1, 2, 3]
     if scenario == "an input error in one":
@@ -43,8 +46,9 @@ def compute(processes):
     if scenario == "one is killed" and RANK == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     if scenario == "asked to stop":
-        asked = processes.agree(InputError("also this") if RANK == 2 else None, signal.SIGTERM if RANK == 1 else 0)
-        assert asked == signal.SIGTERM
+        wishes = Wishes(stop=signal.SIGTERM if RANK == 1 else 0)
+        asked = processes.agree(InputError("also this") if RANK == 2 else None, wishes)
+        assert asked == (signal.SIGTERM, 0)
         raise InterruptedStageError("stopped by SIGTERM")
     total = torch.tensor([float(RANK)])
     dist.all_reduce(total)
@@ -169,8 +173,10 @@ def test_alone_there_is_one_process_and_its_errors_are_its_own(monkeypatch: pyte
         assert processes.device.type == "cpu"
         assert processes.share("kept") == "kept"
         assert processes.in_turn(lambda: 3) == 3
-        assert processes.agree() == 0
-        assert processes.agree(asked=signal.SIGINT) == signal.SIGINT
+        assert processes.agree() == (0, 0)
+        assert processes.agree(wishes=Wishes(save=1)) == (0, 1)
+        assert not processes.agreed
+        assert processes.agree(wishes=Wishes(signal.SIGINT)) == (signal.SIGINT, 0)
         with processes.computing(), pytest.raises(InputError, match="gone"):
             processes.agree(InputError("gone"))
         return "result"

@@ -99,3 +99,29 @@ def test_a_stage_that_no_pipeline_started_is_left_alone(monkeypatch: pytest.Monk
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True, timeout=20
     )
     assert done.stdout == "1 True\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_worker_ends_at_once_with_its_parent_and_closes_what_it_had_of_it(moment: str) -> None:
+    """Nobody hears of a killed process while a worker has its connections; here a pipe that ends with the last one."""
+    script = """
+import os, signal, sys, time
+from soco_core.engine.processes import end_with_parent
+parent, after = os.getpid(), sys.argv[1] == "after"
+ready, tell = os.pipe()
+if os.fork():
+    os.read(ready, 1) if after else None
+    os.kill(os.getpid(), signal.SIGKILL)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+while not after and os.getppid() == parent:
+    time.sleep(0.01)
+end_with_parent(parent)
+os.write(tell, b"x")
+time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script, moment], stdout=subprocess.PIPE)
+    assert process.wait(20) == -signal.SIGKILL
+    began = time.monotonic()
+    process.communicate(timeout=20)
+    assert time.monotonic() - began < 3

@@ -137,7 +137,7 @@ def test_killed_in_pretraining_it_goes_on_and_no_orphan_writes(
     process = subprocess.Popen(
         command(output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
-    metrics = wait_for_step(output, 4, process)
+    metrics = wait_for_checkpoint(output, 4, process)
     if whole_group:
         os.killpg(process.pid, signal.SIGKILL)
     else:
@@ -173,12 +173,13 @@ def test_real_images_run_to_the_report(shared_data: Path, tmp_path: Path) -> Non
         assert all(0 <= value <= 100 for value in entry["metrics"].values())
 
 
-def wait_for_step(output: Path, step: int, process: subprocess.Popen[bytes]) -> Path:
+def wait_for_checkpoint(output: Path, step: int, process: subprocess.Popen[bytes]) -> Path:
+    """Return the metrics once a checkpoint of at least so many steps is there."""
     deadline = time.monotonic() + 400
     while time.monotonic() < deadline:
-        for metrics in output.glob("pretrain/*/metrics.jsonl"):
-            if len(read_metrics(metrics)) > step:
-                return metrics
+        for path in output.glob("pretrain/*/checkpoints/step-*.pt"):
+            if int(path.stem.removeprefix("step-")) >= step:
+                return path.parents[1] / "metrics.jsonl"
         assert process.poll() is None, "the command ended before its pretraining was killed"
         time.sleep(0.02)
     pytest.fail(f"step {step} was not reached")

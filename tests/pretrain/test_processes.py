@@ -243,20 +243,29 @@ def test_a_signal_to_one_process_stops_all_and_the_run_goes_on_with_the_first_on
     assert all(bool((ours[key] == theirs[key]).all()) for key in theirs)
 
 
-def test_a_bad_image_in_one_process_ends_all_with_one_line(tmp_path: Path) -> None:
-    write_scenes(tmp_path / "images", 8)
+def test_a_bad_image_in_one_process_ends_all_with_one_line_and_the_state_before_it_is_saved(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "images", 16)
     found = soco("propose", "--recipe", "demo", "--images", str(tmp_path / "images"), "--output", str(tmp_path))
-    # The first batch holds all eight images, the second half of them in process 1.
-    number = int(np.random.default_rng([0, 0]).permutation(8)[6])
-    pictured = {round(i * 7 / 3) for i in range(4)}
-    assert number not in pictured
-    (tmp_path / "images" / f"{number:02d}.png").write_bytes(b"not an image")
-    ended = together(2, found.stdout.strip(), tmp_path, FOUR_STEPS)
+    # The second half of the second batch is process 1's.
+    pictured = {round(i * 15 / 3) for i in range(4)}
+    number = next(n for n in np.random.default_rng([0, 0]).permutation(16)[12:].tolist() if n not in pictured)
+    image = tmp_path / "images" / f"{number:02d}.png"
+    kept = image.read_bytes()
+    image.write_bytes(b"not an image")
+    sets = [*FOUR_STEPS, "pretrain.epochs=2", "runtime.checkpoint_steps=1000"]
+    ended = together(2, found.stdout.strip(), tmp_path, sets)
     assert ended.status != 0
     assert [line for line in ended.said[0] if not progress(line)] == [ended.said[0][-1]]
     assert ended.said[0][-1].startswith("error: ")
-    assert f"{number:02d}.png" in ended.said[0][-1]
+    assert image.name in ended.said[0][-1]
     assert ended.said[1] == []
+    (checkpoints,) = tmp_path.glob("runs/pretrain/*/checkpoints")
+    assert [path.name for path in checkpoints.glob("step-*")] == ["step-00000001.pt"]
+
+    image.write_bytes(kept)
+    again = alone(found.stdout.strip(), tmp_path / "runs", sets)
+    assert again.status == 0, again.said
+    assert "pretrain: going on from step 1 of 4" in again.said[0]
 
 
 def test_a_divergence_ends_all_with_one_line_and_a_dump(proposals: str, tmp_path: Path) -> None:

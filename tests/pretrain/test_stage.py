@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from soco_core.artifacts.metrics import read_metrics
 from soco_core.artifacts.weights import load_canonical
-from soco_core.engine.checkpoints import load_checkpoint
+from soco_core.engine.checkpoint_file import load_checkpoint
 from soco_core.models.soco import OnlineNetwork
 from soco_core.recipes import load_recipe
 
@@ -80,7 +80,8 @@ def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> No
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         for metrics in folder.glob("pretrain/*/metrics.jsonl"):
-            if len(read_metrics(metrics)) > step:
+            # A checkpoint is written while the training goes on.
+            if len(read_metrics(metrics)) > step and any(metrics.parent.glob("checkpoints/step-*.pt")):
                 return
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)

@@ -1,75 +1,24 @@
-"""What the first process writes while the pretraining runs: curves, speed, progress, and the dump of a divergence."""
+"""What a pretraining that diverged leaves, so that its cause can be found."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import nn
 
-from soco_core.artifacts.metrics import MetricsWriter
 from soco_core.artifacts.result import ResultDirectory
-from soco_core.engine.progress import Progress
 from soco_core.pretrain.data import Key, ViewDataset
+from soco_core.pretrain.figures import pictured
 from soco_core.storage import write_text
-from soco_core.tracking import Tracker
-from soco_core.views.draw import PicturedImage, draw_views
+from soco_core.views.draw import draw_views
 
-METRICS = "metrics.jsonl"
-SPEED = "speed.jsonl"
-"""Apart from the metrics, which are the same for the same recipe and images."""
 PICTURED_IMAGES = 4
 LISTED_TENSORS = 20
-
-
-class Records:
-    """Writes the curves of a training to the result directory, to MLflow and to the screen.
-
-    Args:
-        result: the result directory.
-        tracker: gets a point of each curve every `log_steps`.
-        log_steps: as in the recipe.
-        total_steps, first_step: of the whole training, and those that an earlier attempt did.
-    """
-
-    def __init__(
-        self, result: ResultDirectory, tracker: Tracker, log_steps: int, total_steps: int, first_step: int
-    ) -> None:
-        self.result, self.tracker = result, tracker
-        self.log_steps, self.total_steps = log_steps, total_steps
-        self.metrics = MetricsWriter(result.path / METRICS, first_step)
-        self.speed = MetricsWriter(result.path / SPEED, first_step)
-        self.progress = Progress("pretrain", total_steps, first_step, "steps")
-        self._open = ExitStack()
-
-    def __enter__(self) -> Self:
-        for part in (self.metrics, self.speed, self.progress):
-            self._open.enter_context(part)
-        return self
-
-    def step(self, step: int, values: dict[str, float], speed: dict[str, float], note: str) -> None:
-        """Write a finished step; `speed` is the mean over the steps that are written together."""
-        self.metrics.write(step, values)
-        self.speed.write(step, speed)
-        if step % self.log_steps == 0 or step == self.total_steps - 1:
-            self.tracker.log(step, {**values, **speed})
-        self.progress.advance(note=note)
-
-    def keep(self) -> None:
-        """Bring all lines to disk, before the checkpoint that they belong to."""
-        self.metrics.keep(self.result)
-        self.speed.keep(self.result)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._open.__exit__(kind, error, trace)
 
 
 def dump_divergence(
@@ -101,12 +50,6 @@ def dump_divergence(
     draw_views(folder / "views.png", pictured(dataset, shown), dataset.recipe, epoch)
     result.publish(folder / "views.png")
     return folder
-
-
-def pictured(dataset: ViewDataset, numbers: Sequence[int]) -> list[PicturedImage]:
-    """Return images of the set, by number, to draw their views."""
-    proposals = dataset.proposals
-    return [PicturedImage(proposals.id(n), dataset.image(n), proposals.boxes(n), n) for n in numbers]
 
 
 def largest_gradients(network: nn.Module, norms: torch.Tensor) -> list[dict[str, Any]]:

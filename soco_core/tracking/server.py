@@ -1,0 +1,83 @@
+"""MLflow's server, and what may be said of it: no password gets onto the screen or into a file."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "soco"
+
+
+@contextmanager
+def quiet_mlflow() -> Iterator[None]:
+    """Keep MLflow's and Alembic's notes about creating a database off the screen."""
+    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def without_password(text: str, uri: str) -> str:
+    """Return a text without the user and password that a tracking URI in it may hold."""
+    secret = re.search(r"//[^/\s:@]*:([^/\s@]+)@", uri)
+    text = re.sub(r"//[^/\s]*@", "//", text)
+    return text.replace(secret[1], "***") if secret else text
+
+
+def open_client(uri: str) -> MlflowClient:
+    """Return a client; nothing is sent yet."""
+    # MLflow's own patience with a server is minutes for each call, and it is set in this way only.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    # A command prints where its result lies, and nothing else.
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+    with quiet_mlflow():
+        from mlflow import MlflowClient
+
+        return MlflowClient(tracking_uri=uri)
+
+
+def find_experiment(client: MlflowClient, uri: str) -> str:
+    """Return the id of soco's experiment, which is made if there is none."""
+    from mlflow.exceptions import MlflowException
+
+    with quiet_mlflow():
+        found = client.get_experiment_by_name(EXPERIMENT)
+        if found is not None:
+            return str(found.experiment_id)
+        # Beside an SQLite file MLflow would put artifacts into the current directory.
+        location = None
+        if uri.startswith("sqlite:///"):
+            location = (Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts").as_uri()
+        try:
+            return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+        except MlflowException:  # another process was faster
+            found = client.get_experiment_by_name(EXPERIMENT)
+            if found is None:
+                raise
+            return str(found.experiment_id)
+
+
+def is_there(client: MlflowClient, run: str) -> bool:
+    """Tell whether a run still exists; people delete runs, and whole stores."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return bool(client.get_run(run).info.lifecycle_stage == "active")
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
