@@ -10,7 +10,8 @@ from soco_core.artifacts.stage import complete
 from soco_core.artifacts.weights import Coverage
 from soco_core.config import Recipe
 from soco_core.console import say
-from soco_core.detection.coco import CocoDataset, open_coco
+from soco_core.datasets.split import LabelledDataset
+from soco_core.detection.coco import open_coco
 from soco_core.detection.weights import Initialisation, find_initialisation
 from soco_core.tracking import Tracker, TrackingContext
 
@@ -63,7 +64,7 @@ def finetune(
 
 
 def _compute(
-    recipe: Recipe, data: CocoDataset, start: Initialisation, row: str, result: ResultDirectory, tracker: Tracker
+    recipe: Recipe, data: LabelledDataset, start: Initialisation, row: str, result: ResultDirectory, tracker: Tracker
 ) -> dict[str, Any]:
     import json
 

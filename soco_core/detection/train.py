@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from soco_core.artifacts.metrics import MetricsWriter
 from soco_core.artifacts.result import ResultDirectory
 from soco_core.config import FinetuneConfig, Recipe
-from soco_core.detection.coco import CocoSplit
+from soco_core.datasets.split import LabelledSplit
 from soco_core.detection.data import Batch, training_batches
 from soco_core.detection.precise_bn import estimate_batch_norms
 from soco_core.detection.schedule import learning_rates
@@ -28,7 +28,12 @@ PRECISE_BN_STREAM = 1 << 20
 
 
 def train(
-    model: nn.Module, split: CocoSplit, recipe: Recipe, device: torch.device, result: ResultDirectory, tracker: Tracker
+    model: nn.Module,
+    split: LabelledSplit,
+    recipe: Recipe,
+    device: torch.device,
+    result: ResultDirectory,
+    tracker: Tracker,
 ) -> None:
     """Train the detector, going on from the latest checkpoint of `result`.
 
@@ -87,7 +92,7 @@ def build_optimizer(model: nn.Module, settings: FinetuneConfig) -> torch.optim.S
     return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
 
 
-def refresh_batch_norms(model: nn.Module, split: CocoSplit, recipe: Recipe, device: torch.device) -> None:
+def refresh_batch_norms(model: nn.Module, split: LabelledSplit, recipe: Recipe, device: torch.device) -> None:
     """Re-estimate the batch-norm statistics over `precise_bn_images` training images."""
     steps = math.ceil(recipe.finetune.precise_bn_images / recipe.finetune.batch_size)
     if steps == 0:
