@@ -204,7 +204,7 @@ def _decode(
     sizes: dict[str, tuple[int, int]] | None = None,
 ) -> None:
     """Read and decode images; a sample holds those of the smallest salted SHA-256, so it is the same each time."""
-    if not names:
+    if not names or sample == 0:
         return
     chosen = sorted(names)
     if sample is not None and sample < len(chosen):

@@ -223,7 +223,9 @@ class _Reading:
                 number = f" (id {item['id']})" if isinstance(item, dict) and type(item.get("id")) is int else ""
                 below = f".{key}" if key else ""
                 self.findings.add(rule, self.file, f"{field}[{index}]{below}{number}: {text}")
-                fine = fine and rule.severity != "error"
+                if rule.severity == "error":
+                    fine = False
+                    break
             if fine:
                 kept.append(item)
         return kept
