@@ -176,7 +176,7 @@ def convert(
 
 @app.command()
 def finetune(
-    coco: Annotated[str, typer.Option(help="Folder of a COCO-format data set: annotations/ and its images.")],
+    coco: Annotated[str, typer.Option(help="Folder of a COCO-format data set, or a name such as mini-coco-5.")],
     init: Annotated[
         str, typer.Option(help="`scratch`, a file of ImageNet-supervised weights, or a result of `soco convert`.")
     ] = "scratch",

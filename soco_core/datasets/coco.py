@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -78,7 +77,7 @@ def read_json_split(
         others = f" (nor {names[1]})" if len(names) > 1 else ""
         raise InputError(f"{place}: no {names[0]}{others}; put the annotations there, or give another folder")
     file = storage.join(tree.root, there[0])
-    content, data = read_json(file)
+    content, digest = read_json(file)
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise InputError(f"{file}: has no list {key!r}; it must be an instances file of {kind.upper()}")
@@ -90,7 +89,7 @@ def read_json_split(
     categories = reading.categories()
     annotations = reading.annotations(records, categories)
     image_names = [image["file_name"] for image in records]
-    folder, sizes = find_images(open_root(images) if images else tree, folders, image_names, file, findings)
+    folder, sizes = find_images(open_root(images) if images else tree, folders, image_names, file, findings, follow)
     reading.note(records, annotations)
     kept = [place for place, size in enumerate(sizes) if size is not None]
     by_id = {records[place]["id"] for place in kept}
@@ -99,7 +98,7 @@ def read_json_split(
     return LabelledSplit(
         format=kind,
         annotation_file=file,
-        digest=hashlib.sha256(data).hexdigest(),
+        digest=digest,
         images=[records[place] for place in kept],
         annotations=annotations,
         categories=sorted(categories, key=lambda item: item["id"]),
@@ -123,6 +122,7 @@ class _Reading:
     def images(self) -> list[dict[str, Any]]:
         """Return the images that are as they should be."""
         names: set[str] = set()
+        categories = self.declared("categories")
 
         def problems(image: dict[str, Any]) -> Iterator[Problem]:
             for side in ("width", "height"):
@@ -130,7 +130,7 @@ class _Reading:
                     yield BAD_SIDE, side, f"{short(image[side])} is not a positive whole number"
                     return
             if self.kind == "lvis":
-                yield from lvis_image_problems(image, self.declared("categories"))
+                yield from lvis_image_problems(image, categories)
                 name = lvis_image_name(image)
             else:
                 name = image["file_name"]

@@ -89,13 +89,13 @@ def _show(report: Report) -> None:
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.markup import escape
-        from rich.table import Table
+        from rich.table import Column, Table
 
-        table = Table("", "split", "what", "count", "first", "remedy")
+        table = Table("", "split", "what", "count", Column("first", overflow="fold"), "remedy")
         colours = {"error": "red", "warning": "yellow", "note": "dim"}
         for split_name, item in found:
             rule = item.rule
-            first = f"{item.file}: {item.first}"
+            first = f"{item.file}: {item.first}".removeprefix(f"{report.place}/")
             cells = (split_name, rule.what, f"{item.count:,}", first, rule.remedy)
             table.add_row(f"[{colours[rule.severity]}]{rule.severity}[/]", *map(escape, cells))
         Console().print(table)

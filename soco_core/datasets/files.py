@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -51,21 +52,23 @@ def open_root(place: str) -> Tree:
     return open_tree(place)
 
 
-def read_json(uri: str) -> tuple[Any, bytes]:
-    """Return what a JSON file holds, and its bytes.
+def read_json(uri: str) -> tuple[Any, str]:
+    """Return what a JSON file holds, and its SHA-256 in hexadecimal.
 
     Raises:
         InputError: it cannot be read, or is not JSON.
     """
     data = storage.read_bytes(uri)
     try:
-        return json.loads(data.removeprefix(b"\xef\xbb\xbf")), data
+        return json.loads(data.removeprefix(b"\xef\xbb\xbf")), hashlib.sha256(data).hexdigest()
     except (ValueError, RecursionError) as error:
         problem = " ".join(str(error).split())
         raise InputError(f"{uri}: not readable as JSON ({problem}); download or unpack it again") from error
 
 
-def image_sizes(tree: Tree, folder: str, names: Sequence[str], file: str, findings: Findings) -> list[int | None]:
+def image_sizes(
+    tree: Tree, folder: str, names: Sequence[str], file: str, findings: Findings, follow: Follow = quietly
+) -> list[int | None]:
     """Return the size in bytes of each image file; None, and a finding, where there is none.
 
     Args:
@@ -74,11 +77,12 @@ def image_sizes(tree: Tree, folder: str, names: Sequence[str], file: str, findin
         names: relative to `folder`.
         file: the annotation file, for the findings.
         findings: where missing files are added.
+        follow: goes through the names.
     """
     listing = tree.sizes()
     place = storage.join(tree.root, folder) if folder else tree.root
     found: list[int | None] = []
-    for name in names:
+    for name in follow("image files", names):
         size = None
         if listing is not None:
             size = listing.get(f"{folder}/{name}" if folder else name)
@@ -97,7 +101,12 @@ def image_sizes(tree: Tree, folder: str, names: Sequence[str], file: str, findin
 
 
 def find_images(
-    tree: Tree, folders: Sequence[str], names: Sequence[str], file: str, findings: Findings
+    tree: Tree,
+    folders: Sequence[str],
+    names: Sequence[str],
+    file: str,
+    findings: Findings,
+    follow: Follow = quietly,
 ) -> tuple[str, list[int | None]]:
     """Find the folder of images among some below a root; return it, and the sizes as :func:`image_sizes` does."""
     # A few are tried: that the first is missing says nothing of the folder.
@@ -105,7 +114,7 @@ def find_images(
         for folder in folders:
             if not tree.missing([f"{folder}/{name}" if folder else name]):
                 place = storage.join(tree.root, folder) if folder else tree.root
-                return place, image_sizes(tree, folder, names, file, findings)
+                return place, image_sizes(tree, folder, names, file, findings, follow)
     if names:
         places = ", ".join(storage.join(tree.root, folder) if folder else tree.root for folder in folders)
         findings.add(NO_FOLDER, file, f"image {names[0]} is in none of {places}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from soco_core import storage
@@ -48,7 +48,7 @@ def take_part(split: LabelledSplit, share: str, list_file: str = "") -> Labelled
     return split.part(frozenset(listed), list_file)
 
 
-def write_ids(split: LabelledSplit, uri: str) -> None:
+def write_ids(split: LabelledSplit, uri: str | Path) -> None:
     """Write the ids of a split's images, one a line, as :func:`read_ids` reads them."""
     ids = sorted(image["id"] for image in split.images)
     head = f"# {len(ids)} images" + (f", {split.subset} of" if split.subset else " of") + f" {split.annotation_file}\n"

@@ -99,7 +99,7 @@ def read_voc_split(
         digest.update(f"{file}\n{len(data)}\n".encode() + data)
         _read_file(data, f"{folder}JPEGImages/{stem}.jpg", records, findings)
     listed = ", ".join(storage.join(tree.root, f"{folder}{LISTS}/{split}.txt") for folder in lists)
-    sizes = image_sizes(tree, "", [image["file_name"] for image in records.images], listed, findings)
+    sizes = image_sizes(tree, "", [image["file_name"] for image in records.images], listed, findings, follow)
     there = {image["id"] for image, size in zip(records.images, sizes, strict=True) if size is not None}
     return LabelledSplit(
         format="voc",
