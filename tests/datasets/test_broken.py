@@ -63,6 +63,7 @@ BROKEN_JSON = [
     ("a negative side", spoil("annotations", 0, "bbox", [9, 9, -3, 4]), ["annotations[0].bbox", "[9, 9, -3, 4]"]),
     ("corners for sides", spoil("annotations", 0, "bbox", [20, 6, 39, 16]), ["annotations[0].bbox", "40x30"]),
     ("an area that is text", spoil("annotations", 0, "area", "big"), ["annotations[0].area", "'big'"]),
+    ("an area beyond any number", spoil("annotations", 0, "area", 10**400), ["annotations[0].area"]),
     ("a number for a mask", spoil("annotations", 0, "segmentation", 5), ["annotations[0].segmentation", "5"]),
     ("one flat polygon", spoil("annotations", 0, "segmentation", [1, 2, 3, 4, 5, 6]), ["annotations[0].segmentation"]),
     ("text in a polygon", spoil("annotations", 0, "segmentation", [[1, 2, 3, 4, 5, "x"]]), ["[0].segmentation", "'x'"]),

@@ -227,6 +227,20 @@ def test_a_box_has_at_most_one_fault_and_none_if_it_fits(x, y, width, height):
     assert rules == expected
 
 
+@pytest.mark.parametrize(
+    ("box", "fits"),
+    [
+        ([-1, -1, 42, 32], True),  # COCO's boxes reach over by rounding, up to a pixel
+        ([0, 0, 41.01, 30], False),
+        ([0, 0, 40, 31.01], False),
+        ([-1.01, 0, 5, 5], False),
+        ([0, -1.01, 5, 5], False),
+    ],
+)
+def test_a_box_may_reach_over_by_a_pixel(box, fits):
+    assert [rule for rule, _, _ in box_problems(box, WIDTH, HEIGHT)] == ([] if fits else [OUTSIDE])
+
+
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
