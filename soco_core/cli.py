@@ -11,6 +11,7 @@ from typer.exceptions import TyperException
 
 from soco_core.config import Recipe
 from soco_core.console import say
+from soco_core.datasets.command import app as datasets
 from soco_core.engine.setup import share_cores
 from soco_core.errors import InterruptedStageError, SocoError, one_line
 from soco_core.recipes import describe_recipes, load_recipe
@@ -23,6 +24,7 @@ app = typer.Typer(
     help="Pretrain object detectors without labels (SoCo), and prove it. Each command is one stage; "
     "`python pipelines/full_benchmark.py --local` runs them all.",
 )
+app.add_typer(datasets, name="datasets")
 
 RecipeOption = Annotated[
     str, typer.Option("--recipe", "-r", help="A named recipe (`soco recipes` lists them) or a YAML file.")
@@ -174,7 +176,7 @@ def convert(
 
 @app.command()
 def finetune(
-    coco: Annotated[str, typer.Option(help="Folder of a COCO-format data set: annotations/ and its images.")],
+    coco: Annotated[str, typer.Option(help="Folder of a COCO-format data set, or a name such as mini-coco-5.")],
     init: Annotated[
         str, typer.Option(help="`scratch`, a file of ImageNet-supervised weights, or a result of `soco convert`.")
     ] = "scratch",

@@ -404,6 +404,21 @@ class DemoDataConfig(Section):
     """Side of a scene in pixels."""
 
 
+class DatasetsConfig(Section):
+    """Where the data sets lie (docs/datasets.md). `--data` comes before it, SOCO_DATA after it."""
+
+    coco: str = ""
+    """COCO 2017: annotations/, train2017/, val2017/, unlabeled2017/; a folder or an s3:// URI, as the others."""
+    voc: str = ""
+    """Pascal VOC: VOC2007/ and VOC2012/."""
+    lvis: str = ""
+    """LVIS v1: lvis_v1_train.json and lvis_v1_val.json, also in annotations/; images there or in `coco`."""
+    imagenet: str = ""
+    """ImageNet: train/CLASS/ and val/CLASS/."""
+    image_ids: str = ""
+    """File that lists the training images of mini-coco-5, mini-coco-10 or coco-50pct. Empty: chosen by their ids."""
+
+
 class RuntimeConfig(Section):
     """How a machine does the work; nothing here changes what is computed, so no fingerprint includes it."""
 
@@ -445,6 +460,7 @@ class Recipe(Section):
     pretrain: PretrainConfig = PretrainConfig()
     finetune: FinetuneConfig = FinetuneConfig()
     demo_data: DemoDataConfig = DemoDataConfig()
+    datasets: DatasetsConfig = DatasetsConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 
     def to_yaml(self) -> str:

@@ -16,7 +16,7 @@ CORE = ROOT / "soco_core"
 FLOORS = (
     {"config", "console", "errors", "recipes", "storage", "tracking"},
     {"artifacts"},
-    {"engine", "launch", "models", "views", "images"},
+    {"engine", "launch", "models", "views", "images", "datasets"},
     {"plan", "demo_data", "proposals", "pretrain", "convert", "detection", "linear", "report"},
     {"cli", "doctor", "view_command"},
 )
@@ -32,6 +32,7 @@ LIGHT = sorted(
     }
     | set(CORE.glob("*/stage.py"))
     | set((CORE / "artifacts").glob("*.py"))
+    | set((CORE / "datasets").glob("*.py"))
 )
 
 

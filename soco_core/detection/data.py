@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from soco_core.config import Recipe
-from soco_core.detection.coco import CocoSplit, polygons, usable
+from soco_core.datasets.split import LabelledSplit, polygons, usable
 from soco_core.detection.masks import Mask, decode_rle
 from soco_core.errors import InputError
 from soco_core.images.decode import BadImageError, decode_image
@@ -30,7 +30,7 @@ Draw = tuple[int, int, int]
 class TrainingImages(Dataset[tuple[Tensor, dict[str, Any]]]):
     """Augmented training images with their targets; an item is asked for by a :data:`Draw`."""
 
-    def __init__(self, split: CocoSplit, recipe: Recipe) -> None:
+    def __init__(self, split: LabelledSplit, recipe: Recipe) -> None:
         self.split = split
         self.settings = recipe.finetune
         self.seed = recipe.seed
@@ -56,7 +56,7 @@ class TrainingImages(Dataset[tuple[Tensor, dict[str, Any]]]):
 class EvaluationImages(Dataset[tuple[Tensor, int]]):
     """Images of a split, resized to `test_size`; an item is (image, position in the split)."""
 
-    def __init__(self, split: CocoSplit, recipe: Recipe) -> None:
+    def __init__(self, split: LabelledSplit, recipe: Recipe) -> None:
         self.split = split
         self.settings = recipe.finetune
 
@@ -70,7 +70,7 @@ class EvaluationImages(Dataset[tuple[Tensor, int]]):
         return _to_tensor(resize(pixels, *size)), position
 
 
-def training_batches(split: CocoSplit, recipe: Recipe, first_step: int, steps: int) -> Iterator[Batch]:
+def training_batches(split: LabelledSplit, recipe: Recipe, first_step: int, steps: int) -> Iterator[Batch]:
     """Yield the batches of the steps `first_step` .. `steps` - 1.
 
     Images without a usable annotation are left out, as detectron2 does.
@@ -95,7 +95,7 @@ def training_batches(split: CocoSplit, recipe: Recipe, first_step: int, steps: i
     yield from loader
 
 
-def evaluation_batches(split: CocoSplit, recipe: Recipe) -> Iterator[tuple[Tensor, int]]:
+def evaluation_batches(split: LabelledSplit, recipe: Recipe) -> Iterator[tuple[Tensor, int]]:
     """Yield (image, position) of each image of a split, in order."""
     dataset = EvaluationImages(split, recipe)
     loader: DataLoader[Any] = DataLoader(
@@ -104,7 +104,7 @@ def evaluation_batches(split: CocoSplit, recipe: Recipe) -> Iterator[tuple[Tenso
     yield from loader
 
 
-def trainable_images(split: CocoSplit) -> list[int]:
+def trainable_images(split: LabelledSplit) -> list[int]:
     """Return the positions of the images that have something to learn.
 
     Raises:
@@ -120,13 +120,13 @@ def trainable_images(split: CocoSplit) -> list[int]:
     return found
 
 
-def read_image(split: CocoSplit, record: dict[str, Any]) -> NDArray[np.uint8]:
+def read_image(split: LabelledSplit, record: dict[str, Any]) -> NDArray[np.uint8]:
     """Return an image, upright RGB uint8 [H, W, 3].
 
     Raises:
         InputError: it cannot be decoded, or its size is not the annotation file's.
     """
-    path = split.folder / record["file_name"]
+    path = split.image_path(record)
     try:
         pixels = decode_image(path.read_bytes())
     except (OSError, BadImageError) as error:
@@ -134,7 +134,7 @@ def read_image(split: CocoSplit, record: dict[str, Any]) -> NDArray[np.uint8]:
     height, width = pixels.shape[:2]
     if (width, height) != (record["width"], record["height"]):
         raise InputError(
-            f"{path}: is {width}x{height} pixels, but {split.annotation_file.name} says "
+            f"{path}: is {width}x{height} pixels, but {split.annotation_file.rpartition('/')[2]} says "
             f"{record['width']}x{record['height']}"
         )
     return pixels
@@ -153,7 +153,7 @@ def resize(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uin
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def _image_batches(split: CocoSplit, trainable: list[int], batch_size: int, seed: int) -> Iterator[list[int]]:
+def _image_batches(split: LabelledSplit, trainable: list[int], batch_size: int, seed: int) -> Iterator[list[int]]:
     """Yield batches of positions without end; landscape and portrait images do not mix (less padding)."""
     waiting: dict[bool, list[int]] = {False: [], True: []}
     epoch = 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from soco_core.artifacts.benchmark import COLUMNS
 from soco_core.config import Recipe
-from soco_core.detection.coco import CocoSplit
+from soco_core.datasets.split import LabelledSplit
 from soco_core.detection.data import evaluation_batches
 from soco_core.detection.masks import encode_rle, paste_mask
 from soco_core.engine.progress import Progress
@@ -22,7 +21,7 @@ STATISTICS = ("AP", "AP50", "AP75", "APsmall", "APmedium", "APlarge", "AR1", "AR
 
 
 @torch.no_grad()
-def predict(model: nn.Module, split: CocoSplit, recipe: Recipe, device: torch.device) -> list[dict[str, Any]]:
+def predict(model: nn.Module, split: LabelledSplit, recipe: Recipe, device: torch.device) -> list[dict[str, Any]]:
     """Return the detections on a split in COCO's result format.
 
     Boxes are [x, y, width, height] in pixels of the original image, masks compressed RLE.
@@ -38,7 +37,7 @@ def predict(model: nn.Module, split: CocoSplit, recipe: Recipe, device: torch.de
 
 
 def _results(
-    detections: dict[str, Tensor], split: CocoSplit, position: int, shape: tuple[int, ...]
+    detections: dict[str, Tensor], split: LabelledSplit, position: int, shape: tuple[int, ...]
 ) -> list[dict[str, Any]]:
     record = split.images[position]
     height, width = record["height"], record["width"]
@@ -64,9 +63,7 @@ def _results(
     return results
 
 
-def evaluate(
-    annotation_file: Path, predictions: list[dict[str, Any]]
-) -> tuple[dict[str, float | None], dict[str, Any]]:
+def evaluate(annotation_file: str, predictions: list[dict[str, Any]]) -> tuple[dict[str, float | None], dict[str, Any]]:
     """Evaluate detections by COCO's rules (faster-coco-eval).
 
     Args:
@@ -85,10 +82,10 @@ def evaluate(
     return dict(zip(COLUMNS, columns, strict=True)), {"boxes": boxes, "masks": masks}
 
 
-def _statistics(annotation_file: Path, predictions: list[dict[str, Any]], kind: str) -> dict[str, float | None]:
+def _statistics(annotation_file: str, predictions: list[dict[str, Any]], kind: str) -> dict[str, float | None]:
     from faster_coco_eval import COCO, COCOeval_faster
 
-    truth = COCO(str(annotation_file))
+    truth = COCO(annotation_file)
     evaluation = COCOeval_faster(truth, truth.loadRes(copy.deepcopy(predictions)), kind)
     evaluation.evaluate()
     evaluation.accumulate()

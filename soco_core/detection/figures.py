@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from soco_core.detection.coco import CocoSplit, polygons
+from soco_core.datasets.split import LabelledSplit, polygons
 from soco_core.detection.data import read_image
 from soco_core.detection.masks import decode_rle
 from soco_core.storage import atomic_file
@@ -18,7 +18,7 @@ SCORE_SHOWN = 0.5
 """Detections below this score would only hide the others."""
 
 
-def draw_detections(split: CocoSplit, predictions: list[dict[str, Any]], path: Path) -> None:
+def draw_detections(split: LabelledSplit, predictions: list[dict[str, Any]], path: Path) -> None:
     """Write a PNG: the truth of some images above, the detections in them below.
 
     Args:
@@ -46,7 +46,7 @@ def draw_detections(split: CocoSplit, predictions: list[dict[str, Any]], path: P
         figure.savefig(file, format="png", dpi=110)
 
 
-def _draw(axis: Any, pixels: NDArray[np.uint8], items: list[dict[str, Any]], split: CocoSplit) -> None:
+def _draw(axis: Any, pixels: NDArray[np.uint8], items: list[dict[str, Any]], split: LabelledSplit) -> None:
     from matplotlib import colormaps
     from matplotlib.patches import Polygon, Rectangle
 

@@ -10,7 +10,8 @@ from soco_core.artifacts.stage import complete
 from soco_core.artifacts.weights import Coverage
 from soco_core.config import Recipe
 from soco_core.console import say
-from soco_core.detection.coco import CocoDataset, open_coco
+from soco_core.datasets.split import LabelledDataset
+from soco_core.detection.coco import open_finetuning_data
 from soco_core.detection.weights import Initialisation, find_initialisation
 from soco_core.tracking import Tracker, TrackingContext
 
@@ -20,6 +21,7 @@ PREDICTIONS = "predictions.json"
 COVERAGE = "coverage.json"
 WEIGHTS = "model.safetensors"
 FIGURE = "figures/detections.png"
+TRAIN_IDS = "train_ids.txt"
 
 
 def finetune(
@@ -35,11 +37,12 @@ def finetune(
 
     The result holds ``metrics.json`` (:class:`soco_core.artifacts.benchmark.BenchmarkResult`),
     ``metrics.jsonl`` (losses by step), ``predictions.json`` (COCO results), ``model.safetensors``
-    (torchvision's names), ``coverage.json`` (what was loaded) and ``figures/detections.png``.
+    (torchvision's names), ``coverage.json`` (what was loaded), ``figures/detections.png``, and ``train_ids.txt`` (the
+    ids of the training images) where they are a part of a data set.
 
     Args:
         recipe: the resolved recipe; `seed`, `model` and `finetune` determine the result.
-        coco: folder of a COCO-format data set (:func:`soco_core.detection.coco.open_coco`).
+        coco: folder of a COCO-format data set, or a name (:func:`soco_core.detection.coco.open_finetuning_data`).
         init: ``scratch``, a weights file, or the directory or URI of a `convert` result.
         output: root of all results, a local directory or an S3 URI.
         tracking: where to track, or None.
@@ -51,7 +54,7 @@ def finetune(
     """
     check_detector(recipe)
     start = find_initialisation(init)
-    data = open_coco(coco)
+    data = open_finetuning_data(coco, recipe.datasets)
     row = method or start.method
     inputs = {"coco": data.fingerprint, "init": start.fingerprint, "method": row}
     result = locate(output, "finetune", CONTRACT, recipe, ("seed", "model", "finetune"), inputs)
@@ -63,12 +66,13 @@ def finetune(
 
 
 def _compute(
-    recipe: Recipe, data: CocoDataset, start: Initialisation, row: str, result: ResultDirectory, tracker: Tracker
+    recipe: Recipe, data: LabelledDataset, start: Initialisation, row: str, result: ResultDirectory, tracker: Tracker
 ) -> dict[str, Any]:
     import json
 
     from safetensors.torch import save
 
+    from soco_core.datasets.subsets import write_ids
     from soco_core.detection.data import trainable_images
     from soco_core.detection.evaluate import evaluate, predict
     from soco_core.detection.figures import draw_detections
@@ -85,6 +89,8 @@ def _compute(
     coverage = load_initialisation(model, start)
     coverage.write(result.path / COVERAGE)
     say(_summary_line(row, start, coverage))
+    if data.train.subset:
+        write_ids(data.train, result.path / TRAIN_IDS)
     model.to(device)
     train(model, data.train, recipe, device, result, tracker)
     refresh_batch_norms(model, data.train, recipe, device)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from soco_core.artifacts.result import ResultDirectory
 from soco_core.config import FinetuneConfig, Recipe
-from soco_core.detection.coco import CocoSplit
+from soco_core.datasets.split import LabelledSplit
 from soco_core.detection.data import Batch, training_batches
 from soco_core.detection.precise_bn import estimate_batch_norms
 from soco_core.detection.schedule import learning_rates
@@ -25,7 +25,12 @@ PRECISE_BN_STREAM = 1 << 20
 
 
 def train(
-    model: nn.Module, split: CocoSplit, recipe: Recipe, device: torch.device, result: ResultDirectory, tracker: Tracker
+    model: nn.Module,
+    split: LabelledSplit,
+    recipe: Recipe,
+    device: torch.device,
+    result: ResultDirectory,
+    tracker: Tracker,
 ) -> None:
     """Train the detector, going on from the latest checkpoint of `result`.
 
@@ -55,7 +60,7 @@ class Finetuning:
     name = "finetune"
     steps_per_epoch = 0
 
-    def __init__(self, model: nn.Module, split: CocoSplit, recipe: Recipe, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, split: LabelledSplit, recipe: Recipe, device: torch.device) -> None:
         self.model, self.split, self.recipe, self.device = model, split, recipe, device
         self.total_steps, self.images_per_step = recipe.finetune.iterations, recipe.finetune.batch_size
         self.optimizer = build_optimizer(model, recipe.finetune)
@@ -108,7 +113,7 @@ def build_optimizer(model: nn.Module, settings: FinetuneConfig) -> torch.optim.S
     return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
 
 
-def refresh_batch_norms(model: nn.Module, split: CocoSplit, recipe: Recipe, device: torch.device) -> None:
+def refresh_batch_norms(model: nn.Module, split: LabelledSplit, recipe: Recipe, device: torch.device) -> None:
     """Re-estimate the batch-norm statistics over `precise_bn_images` training images."""
     steps = math.ceil(recipe.finetune.precise_bn_images / recipe.finetune.batch_size)
     if steps == 0:

@@ -12,8 +12,10 @@ import torch
 from soco_core.artifacts.benchmark import COLUMNS, BenchmarkResult
 from soco_core.artifacts.metrics import read_metrics
 from soco_core.config import Recipe
+from soco_core.datasets.subsets import choose_ids, read_ids
 from soco_core.demo_data.stage import demo_data
 from soco_core.detection import train as train_module
+from soco_core.detection.coco import open_coco
 from soco_core.detection.stage import finetune
 from soco_core.errors import InputError, InterruptedStageError, SocoError
 from soco_core.recipes import parse_recipe
@@ -82,6 +84,17 @@ def test_the_result_holds_what_it_promises(unbroken):
     assert (unbroken.path / "figures" / "detections.png").stat().st_size > 10_000
     json.loads((unbroken.path / "predictions.json").read_text())
     assert not list((unbroken.path / "checkpoints").iterdir())
+
+
+def test_a_part_is_taken_by_its_name_and_its_ids_are_stored(unbroken, data, tmp_path):
+    chosen = parse_recipe(TINY, ["finetune.iterations=1", "finetune.warmup_iterations=0", f"datasets.coco={data}"])
+    result = finetune(chosen, coco="coco-50pct", init="scratch", output=str(tmp_path))
+    ids = read_ids(str(result.path / "train_ids.txt"))
+    assert ids == choose_ids([image["id"] for image in open_coco(data).train.images], "50%")
+    assert BenchmarkResult.read(result.path / "metrics.json").train_images == len(ids) == 3
+    assert not (unbroken.path / "train_ids.txt").exists()
+    with pytest.raises(InputError, match="voc0712: Mask R-CNN is finetuned on COCO's masks"):
+        finetune(chosen, coco="voc0712", init="scratch", output=str(tmp_path))
 
 
 def test_the_final_weights_load_as_an_initialisation(unbroken, data, tmp_path):

@@ -1,0 +1,140 @@
+"""What a box, a mask and a file name must be, in every format."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from soco_core.datasets.findings import Rule
+from soco_core.datasets.split import is_polygon
+
+OVERHANG = 1.0
+"""Pixels by which a box may reach beyond its image: COCO's own boxes do, by rounding."""
+
+XYWH = "a box is [x, y, width, height] in pixels of its image"
+NO_BOX = Rule("error", "no box", f"{XYWH}; correct the annotations")
+NEGATIVE_SIDE = Rule("error", "box with a negative side", f"{XYWH}; correct the annotations")
+OUTSIDE = Rule("error", "box outside its image", f"{XYWH}; correct the box, or the image's width and height")
+DEGENERATE = Rule("warning", "box without area", "it is not trained on; correct or remove it")
+NO_MASK = Rule(
+    "error", "mask that is neither polygons nor RLE", "write a list of polygons [x1, y1, x2, y2, ...] or RLE"
+)
+RLE_SIZE = Rule("error", "RLE of another size than its image", "write size as [height, width] of the image")
+RLE_COUNTS = Rule("error", "RLE whose counts are wrong", "write the counts anew: they sum to height x width")
+NO_POLYGON = Rule("warning", "mask without a polygon", "it is not trained on; add its polygons, or remove it")
+BAD_POLYGON = Rule(
+    "warning",
+    "polygon with an odd number of coordinates, or fewer than six",
+    "it is left out of its mask; write x and y of three corners at least",
+)
+EMPTY_IMAGE = Rule("note", "image without annotations", "it is not trained on, and counts in the evaluation", "images")
+CROWD = Rule("note", "crowd", "it is not trained on; the evaluation ignores what lies in it")
+DIFFICULT = Rule("note", "difficult object", "the evaluation ignores it")
+FILE_NAME = Rule("error", "file name that leaves the folder", "write it relative to the folder, without `..`", "images")
+
+Problem = tuple[Rule, str, str]
+"""Rule, the field below the item (such as ``bbox``), what its value is."""
+
+
+def is_number(value: object) -> bool:
+    """Tell whether a JSON value is a finite number."""
+    if type(value) is int:
+        return abs(value) < 2**63
+    return type(value) is float and math.isfinite(value)
+
+
+def box_problems(box: Any, width: int, height: int) -> Iterator[Problem]:
+    """Yield what is wrong with a box.
+
+    Args:
+        box: what the file has.
+        width: of its image, in pixels.
+        height: of its image, in pixels.
+    """
+    if not (isinstance(box, list) and len(box) == 4 and all(map(is_number, box))):
+        yield NO_BOX, "bbox", f"{short(box)} is not [x, y, width, height]"
+        return
+    x, y, box_width, box_height = box
+    if box_width < 0 or box_height < 0:
+        yield NEGATIVE_SIDE, "bbox", f"{box} has a negative side"
+    elif min(x, y) < -OVERHANG or x + box_width > width + OVERHANG or y + box_height > height + OVERHANG:
+        yield OUTSIDE, "bbox", f"{box} lies outside its image of {width}x{height} pixels"
+    elif box_width == 0 or box_height == 0:
+        # Not an error: COCO train2017 itself holds two boxes of height 0.
+        yield DEGENERATE, "bbox", f"{box} has no area"
+
+
+def mask_problems(mask: Any, width: int, height: int) -> Iterator[Problem]:
+    """Yield what is wrong with a mask: polygons or RLE; the sizes are those of its image, in pixels."""
+    if isinstance(mask, dict):
+        yield from _rle_problems(mask, width, height)
+        return
+    if not isinstance(mask, list) or not all(map(_is_coordinates, mask)):
+        yield NO_MASK, "segmentation", f"{short(mask)} is neither a list of polygons nor RLE"
+        return
+    if not mask:
+        yield NO_POLYGON, "segmentation", "is an empty list"
+    for index, polygon in enumerate(mask):
+        if not is_polygon(polygon):
+            yield BAD_POLYGON, f"segmentation[{index}]", f"has {len(polygon)} coordinates"
+
+
+def is_safe_name(name: object) -> bool:
+    """Tell whether a value is a relative path that stays in its folder."""
+    return (
+        isinstance(name, str)
+        and bool(name.strip())
+        and not name.startswith("/")
+        and "\0" not in name
+        and "\\" not in name
+        and ".." not in name.split("/")
+    )
+
+
+def short(value: object) -> str:
+    """Write a value in at most 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _rle_problems(mask: dict[str, Any], width: int, height: int) -> Iterator[Problem]:
+    if "size" not in mask or "counts" not in mask:
+        yield NO_MASK, "segmentation", f"an RLE has `size` and `counts`, not {short(sorted(map(str, mask)))}"
+        return
+    counts = mask["counts"]
+    if mask["size"] != [height, width]:
+        yield RLE_SIZE, "segmentation.size", f"{short(mask['size'])} is not [{height}, {width}]"
+        return
+    runs = _runs(counts) if isinstance(counts, str) else counts
+    if not isinstance(runs, list) or not all(type(run) is int and run >= 0 for run in runs):
+        yield RLE_COUNTS, "segmentation.counts", f"{short(counts)} are no run lengths"
+    elif sum(runs) != height * width:
+        yield RLE_COUNTS, "segmentation.counts", f"sum to {sum(runs)}, not to {height * width}"
+
+
+def _runs(text: str) -> list[int] | None:
+    """Read COCO's compressed run lengths: five bits a character, from the third on as differences."""
+    runs: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64:
+            return None
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (bits & 16) << (shift - 4)
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    return None if shift else runs
+
+
+def _is_coordinates(polygon: object) -> bool:
+    """Quick, since there are some 50 million coordinates in COCO: a sum of finite numbers is finite."""
+    if not isinstance(polygon, list) or not set(map(type, polygon)) <= {int, float}:
+        return False
+    try:
+        return math.isfinite(math.fsum(polygon))
+    except (OverflowError, ValueError):
+        return False
