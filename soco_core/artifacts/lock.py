@@ -26,6 +26,7 @@ PATIENCE_SECONDS = 1.5
 """A worker that a killed process had just forked lets go of its lock only once it gets to run."""
 S3_LEASE_SECONDS = 60.0
 S3_RENEWAL_SECONDS = 15.0
+S3_RELEASE_SECONDS = 5.0
 CONDITION_FAILED = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "412", "409"})
 """An answer that breaks off reaches us as its status alone."""
 
@@ -126,6 +127,12 @@ class Lease:
 
     def _release(self) -> None:
         self._ended.set()
+        # A store that does not answer must not hold up the end: what is not released is free in a minute.
+        release = threading.Thread(target=self._give_back, name="lease-release", daemon=True)
+        release.start()
+        release.join(S3_RELEASE_SECONDS)
+
+    def _give_back(self) -> None:
         self._thread.join()
         # What cannot be released now is free in a minute; that is no reason to fail.
         with suppress(InputError):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -16,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from soco_core.config import Recipe
 from soco_core.datasets.split import LabelledSplit, polygons, usable
 from soco_core.detection.masks import Mask, decode_rle
+from soco_core.engine.processes import start_loader_worker
 from soco_core.errors import InputError
 from soco_core.images.decode import BadImageError, decode_image
 
@@ -91,6 +94,7 @@ def training_batches(split: LabelledSplit, recipe: Recipe, first_step: int, step
         batch_sampler=draws,
         collate_fn=_collate,
         num_workers=min(recipe.runtime.workers, steps - first_step),
+        worker_init_fn=partial(start_loader_worker, os.getpid()),
     )
     yield from loader
 
@@ -99,7 +103,10 @@ def evaluation_batches(split: LabelledSplit, recipe: Recipe) -> Iterator[tuple[T
     """Yield (image, position) of each image of a split, in order."""
     dataset = EvaluationImages(split, recipe)
     loader: DataLoader[Any] = DataLoader(
-        dataset, batch_size=None, num_workers=min(recipe.runtime.workers, len(dataset))
+        dataset,
+        batch_size=None,
+        num_workers=min(recipe.runtime.workers, len(dataset)),
+        worker_init_fn=partial(start_loader_worker, os.getpid()),
     )
     yield from loader
 

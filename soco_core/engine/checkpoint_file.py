@@ -9,8 +9,22 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from soco_core.errors import InputError
+from soco_core.errors import InputError, SocoError
 from soco_core.storage import atomic_file
+
+PASSING = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ENOTCONN,
+    errno.EHOSTDOWN,
+}
+"""What a volume or machine answers that is unwell: the file may be whole."""
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -50,6 +64,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Raises:
         InputError: the file is missing, damaged, or holds more than tensors and plain types.
+        SocoError: it cannot be read now, which says nothing of what is in it.
     """
     import torch
 
@@ -61,7 +76,15 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         return dict(torch.load(path, map_location="cpu", weights_only=True))
     except InputError:
         raise
+    except MemoryError as error:
+        raise SocoError(f"{path}: memory ran out while it was read; nothing is begun anew, give it more") from error
     except Exception as error:  # a damaged pickle raises whatever its bytes lead to
+        trouble = disk_trouble(error)
+        if trouble is not None and trouble.errno in PASSING:
+            raise SocoError(
+                f"{path}: cannot be read now ({trouble.strerror}); nothing is begun anew, run the same command once it "
+                "can be"
+            ) from error
         raise InputError(f"{path}: not a readable checkpoint ({_cause(error)})") from error
 
 

@@ -74,6 +74,7 @@ class Checkpointer:
 
         Raises:
             InputError: the newest one that can be read is of another result, or of another format.
+            SocoError: the disk does not let one be read now.
         """
         for leftover in self.folder.glob(f".*{TEMPORARY_SUFFIX}"):  # of a killed writer; nobody else writes here
             leftover.unlink(missing_ok=True)

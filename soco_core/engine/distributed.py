@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeVar
 
 from soco_core.engine.setup import choose_device
 from soco_core.errors import InterruptedStageError, SocoError, one_line
@@ -130,6 +130,26 @@ class Processes:
             return result
         self.agree()
         return self.together(call)
+
+    def check_same(self, value: dict[str, Any]) -> None:
+        """Refuse to go on unless all processes have the same value; all processes call it at the same point.
+
+        Args:
+            value: what they must have in common, by names that a user knows; plain types.
+
+        Raises:
+            SocoError: in the first process; it names what differs, and where.
+        """
+        first = self.share(value)
+        differing = sorted(name for name in value.keys() | first.keys() if value.get(name) != first.get(name))
+        error = None
+        if differing:
+            name, more = differing[0], f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
+            error = SocoError(
+                f"process {self.rank} has {name} {value.get(name)!r}{more}, and the first one {first.get(name)!r}; "
+                "start all with the same command, the same soco and the same proposals"
+            )
+        self.agree(error)
 
     def share(self, value: T) -> T:
         """Return the first process's value in all of them: plain types, containers and CPU tensors."""

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from typing import NoReturn
 
 PIPELINE_PID = "SOCO_PIPELINE_PID"
 POLL_SECONDS = 0.5
@@ -47,6 +48,27 @@ def end_with_parent(parent: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it was gone before that
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def start_loader_worker(parent: int, _: int) -> None:
+    """Prepare a forked worker of a data loader: signals are for its parent, with which it ends.
+
+    A signal that reaches the whole process group (a terminal's Ctrl-C, a batch system, `torchrun`) must not end the
+    workers before the training has saved its state.
+
+    Args:
+        parent: process id of the parent.
+    """
+    end_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def leave_at_once(status: int) -> NoReturn:
+    """End this process without waiting for its threads and workers: a store may leave them without an answer."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _watch(pid: int) -> None:

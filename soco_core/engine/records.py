@@ -129,6 +129,7 @@ class Records:
         self.checkpoints.wait()
         if not self._settled:
             self.checkpoints.uploads.settle(STOP_SECONDS)
+            self.look()  # what the last save met is said, even where another error ends the training
         self.checkpoints.uploads.close()
         self._open.__exit__(kind, error, trace)
 

@@ -6,9 +6,9 @@ it, and end quietly with its status.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Literal, NoReturn, TypeVar
 
@@ -46,12 +46,24 @@ def run_together(
     Raises:
         SocoError: a process has no GPU, or processes would compute on different kinds of device.
     """
-    if not all(name in os.environ for name in ENVIRONMENT) or int(os.environ["WORLD_SIZE"]) == 1:
+    if _alone():
         return lead(Processes(device))
     processes = _join(device)
     if not processes.first:
         _follow(processes, follow)
     return _lead(processes, lead)
+
+
+def _alone() -> bool:
+    count = os.environ.get("WORLD_SIZE", "1")
+    if not count.isdecimal() or int(count) < 1:
+        raise SocoError(f"WORLD_SIZE is {count!r} in the environment, and must be a number of processes; unset it")
+    missing = [name for name in ENVIRONMENT if name not in os.environ]
+    if missing and int(count) > 1:
+        raise SocoError(
+            f"WORLD_SIZE is {count} in the environment, but {missing[0]} is not set; start by torchrun, or unset it"
+        )
+    return int(count) == 1
 
 
 def _join(wanted: Literal["auto", "cpu", "cuda"]) -> Processes:
@@ -92,7 +104,8 @@ def _lead(processes: Processes, work: Callable[[Processes], T]) -> T:
         result = work(processes)
     except BaseException as error:
         if processes.awaited:
-            processes.tell(END, exit_status(error))
+            with suppress(RuntimeError):  # a process is gone: its end must not hide this one's cause
+                processes.tell(END, exit_status(error))
         elif isinstance(error, Exception) and not processes.agreed:
             explained = _explained(error)
             status = _claim(processes, explained)
@@ -159,7 +172,7 @@ def _outlive_the_first(processes: Processes) -> None:
     import torch
     import torch.distributed as dist
 
-    with contextlib.suppress(RuntimeError):
+    with suppress(RuntimeError):
         dist.recv(torch.zeros(1), src=0, group=processes.control)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator
 from functools import partial
 
@@ -15,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from soco_core import storage
 from soco_core.artifacts.proposals import Proposals
 from soco_core.config import Recipe
-from soco_core.engine.processes import end_with_parent
+from soco_core.engine.processes import start_loader_worker
 from soco_core.errors import InputError
 from soco_core.images import BadImageError, ImageSource, decode_image
 from soco_core.views.construct import View, construct_views
@@ -114,14 +113,6 @@ def view_loader(
         batch_sampler=batches,
         num_workers=workers,
         prefetch_factor=max(2, -(-ahead // workers)) if workers else None,
-        worker_init_fn=partial(_start_worker, os.getpid()),
+        worker_init_fn=partial(start_loader_worker, os.getpid()),
         pin_memory=device.type == "cuda",
     )
-
-
-def _start_worker(parent: int, _: int) -> None:
-    end_with_parent(parent)
-    # Ctrl-C reaches the whole process group; the trainer stops its loader once it has saved its state.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if "TORCHELASTIC_RUN_ID" in os.environ:  # `torchrun` passes every signal on to the whole process group
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)

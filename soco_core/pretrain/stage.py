@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from soco_core import storage
+from soco_core import __version__, storage
 from soco_core.artifacts.result import ResultDirectory, locate, open_result
 from soco_core.artifacts.stage import complete
 from soco_core.config import Recipe
@@ -71,6 +71,7 @@ def pretrain(
             draw_first_views(result.path / "figures" / "views.png", dataset, PICTURED_IMAGES)
             with processes.computing():
                 processes.in_turn(lambda: None)
+                processes.check_same(_common(recipe, proposed))
                 trainer = processes.together(lambda: Trainer(recipe, dataset, processes, result, tracker))
                 trainer.train()
             save_canonical(result.path / PRETRAINED, trainer.weights(), {"fingerprint": result.fingerprint})
@@ -79,13 +80,33 @@ def pretrain(
 
         return complete(result, recipe, tracking, compute)
 
+    def open_inputs() -> tuple[ResultDirectory, ViewDataset]:
+        proposed = open_result(proposals, stage="proposals")
+        return proposed, _open_dataset(recipe, images, proposed)
+
     def follow(processes: Processes) -> None:
         from soco_core.pretrain.trainer import Trainer
 
-        dataset = processes.in_turn(lambda: _open_dataset(recipe, images, open_result(proposals, stage="proposals")))
+        proposed, dataset = processes.in_turn(open_inputs)
+        processes.check_same(_common(recipe, proposed))
         processes.together(lambda: Trainer(recipe, dataset, processes)).train()
 
     return run_together(recipe.runtime.device, lead, follow)
+
+
+def _common(recipe: Recipe, proposed: ResultDirectory) -> dict[str, Any]:
+    """What all processes must have in common; a machine's own affairs may differ."""
+    fields = {
+        f"{section}.{field}": value
+        for section, values in recipe.model_dump(mode="json").items()
+        for field, value in (values.items() if isinstance(values, dict) else [("", values)])
+    }
+    own = {"runtime.device", "runtime.workers", "runtime.search_workers"}
+    return {
+        **{name.removesuffix("."): value for name, value in fields.items() if name not in own},
+        "the proposals": proposed.fingerprint,
+        "soco": __version__,
+    }
 
 
 def _open_dataset(recipe: Recipe, images: str | None, proposed: ResultDirectory) -> ViewDataset:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -105,6 +106,18 @@ def test_on_s3_the_lock_is_free_after_its_block(s3: str, tmp_path: Path) -> None
             assert json.loads(storage.read_bytes(f"{s3}/.lock"))["token"] == lease.token
             lease.check()
         assert not storage.exists(f"{s3}/.lock")
+
+
+def test_a_store_that_does_not_answer_does_not_hold_up_the_end(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "S3_RELEASE_SECONDS", 0.2)
+    answer = threading.Event()
+    with s3_lock(f"{s3}/.lock", tmp_path):
+        monkeypatch.setattr(Lease, "_read", lambda _: answer.wait(60) and None)
+        began = time.monotonic()
+    assert time.monotonic() - began < 10
+    answer.set()
 
 
 def test_the_lease_of_a_dead_process_in_the_same_folder_is_not_waited_for(s3: str, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from soco_core.config import Recipe
 from soco_core.engine import checkpoint_file
 from soco_core.engine.checkpoint_file import load_checkpoint, write_checkpoint
 from soco_core.engine.checkpoints import FORMAT, Checkpointer
-from soco_core.errors import InputError, ResultLockedError
+from soco_core.errors import InputError, ResultLockedError, SocoError
 
 if TYPE_CHECKING:
     from conftest import FaultyStore
@@ -255,6 +255,24 @@ def test_all_damaged_starts_from_the_beginning_and_says_so(
         empty(save(checkpointer, step))
     assert latest_step(result) is None
     assert capsys.readouterr().err.endswith("starting from the beginning\n")
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ESTALE, "Stale file handle"), MemoryError()])
+def test_one_that_cannot_be_read_now_is_not_taken_for_damaged(
+    error: Exception, result: ResultDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Begun anew, its later steps would be pruned as those of an attempt that fell back."""
+    checkpointer = Checkpointer(result, keep=2)
+    save(checkpointer, 5)
+
+    def away(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", away)
+        with pytest.raises(SocoError, match=r"step-00000005.pt: .*nothing is begun anew"):
+            checkpointer.load_latest()
+    assert latest_step(result) == 5
 
 
 @pytest.mark.parametrize("text", ["step-00000010.pt", "", "step-00000099.pt", "../../x"])

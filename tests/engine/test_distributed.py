@@ -13,7 +13,7 @@ import pytest
 
 from soco_core.engine.distributed import Processes, Wishes
 from soco_core.engine.together import run_together
-from soco_core.errors import InputError, InterruptedStageError
+from soco_core.errors import InputError, InterruptedStageError, SocoError
 
 SCRIPT = """
 import os, signal, socket, sys, time
@@ -35,6 +35,9 @@ def compute(processes):
     assert processes.agree(wishes=Wishes(save=int(RANK == 1))) == (0, 1) and not processes.agreed
     state = processes.share({"step": 3, "tensor": torch.arange(4.0)} if processes.first else None)
     assert state["step"] == 3 and state["tensor"].tolist() == [0, 1, 2, 3]
+    processes.check_same({"seed": 3})
+    if scenario == "another recipe in one":
+        processes.check_same({"seed": 3, "pretrain.epochs": 2 if RANK == 2 else 1})
     if scenario == "an input error in one":
         processes.together(lambda: fails(InputError("7.png: no image")) if RANK == 1 else None)
     if scenario == "a bug in one":
@@ -77,6 +80,7 @@ def be(rank, port):
     os.environ.update({name: str(value) for name, value in place.items()})
     sys.stdout = Path(f"{number}.{rank}.out").open("w", buffering=1)
     sys.stderr = Path(f"{number}.{rank}.err").open("w", buffering=1)
+    cli.leave_at_once = sys.exit  # it would not come back here
     cli.app = lambda **_: print(run_together("cpu", lead, compute))
     try:
         cli.main()
@@ -104,6 +108,11 @@ SCENARIOS = {
     "the first one fails before": (2, "error: no such folder\n"),
     "the first one fails afterwards": (2, "error: no space is left\n"),
     "an input error in one": (2, "error: 7.png: no image\n"),
+    "another recipe in one": (
+        2,
+        "error: process 2 has pretrain.epochs 2, and the first one 1; start all with the same command, the same soco "
+        "and the same proposals\n",
+    ),
     "errors in two": (2, "error: 1.png\n"),
     "a bug in one": (1, "error: OtherProcessError: process 1: KeyError: 'x' (--debug shows the traceback)\n"),
     "asked to stop": (130, "stopped by SIGTERM\n"),
@@ -185,6 +194,25 @@ def test_alone_there_is_one_process_and_its_errors_are_its_own(monkeypatch: pyte
         raise AssertionError("there is nobody to follow")
 
     assert run_together("cpu", lead, follow) == "result"
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0'"),
+        ({"WORLD_SIZE": "2", "RANK": "1"}, "WORLD_SIZE is 2 .* MASTER_ADDR is not set; start by torchrun"),
+    ],
+)
+def test_half_an_environment_is_refused_and_not_taken_for_none(
+    environment: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SocoError, match=words):
+        run_together("cpu", lambda _: None, lambda _: None)
 
 
 def test_an_error_alone_is_raised_as_it_is() -> None:

@@ -61,6 +61,13 @@ DETECTOR = [
     "runtime.workers=1",
     "runtime.checkpoint_steps=4",
 ]
+WAYS = [
+    pytest.param(1, "kill_all", marks=pytest.mark.slow),  # also in tests/pretrain/test_stage.py
+    pytest.param(1, "preempt", marks=pytest.mark.slow),
+    pytest.param(2, "kill_one", marks=pytest.mark.slow),
+    pytest.param(2, "kill_all", marks=pytest.mark.slow),
+    (2, "preempt"),
+]
 ROUNDS = [0, *(pytest.param(number, marks=pytest.mark.slow) for number in range(1, 10))]
 
 
@@ -205,24 +212,22 @@ def unbroken(proposals: str, tmp_path_factory: pytest.TempPathFactory) -> Callab
 
 
 @pytest.mark.parametrize("number", ROUNDS)
-@pytest.mark.parametrize(
-    ("count", "disturb"), [(1, kill_all), (1, preempt), (2, kill_one), (2, kill_all), (2, preempt)]
-)
+@pytest.mark.parametrize(("count", "way"), WAYS)
 def test_every_later_loss_is_the_unbroken_runs(
     count: int,
-    disturb: Callable[[Training, random.Random], None],
+    way: str,
     number: int,
     proposals: str,
     unbroken: Callable[[int], Path],
     tmp_path: Path,
 ) -> None:
-    generator = random.Random(f"{count} {disturb.__name__} {number}")
+    generator = random.Random(f"{count} {way} {number}")
     moment, delay = generator.randrange(1, STEPS - 2), generator.uniform(0, 0.3)
     program = command("pretrain", SMALL, proposals=proposals, output=tmp_path / "runs")
     training = Training(program, count, tmp_path)
     training.wait_for(lambda: lines(tmp_path) >= moment)
     time.sleep(delay)
-    disturb(training, generator)
+    {"kill_all": kill_all, "kill_one": kill_one, "preempt": preempt}[way](training, generator)
     assert not list(tmp_path.glob("runs/*/*/done.json"))
     checkpoints = list(tmp_path.glob("runs/*/*/checkpoints/step-*.pt"))
 

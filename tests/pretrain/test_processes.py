@@ -154,7 +154,7 @@ def pair(proposals: str, tmp_path_factory: pytest.TempPathFactory) -> Ended:
     return ended
 
 
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_the_losses_are_those_of_one_process_over_twenty_steps(
     count: int, one: Ended, proposals: str, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -114,20 +115,27 @@ def test_the_same_command_again_computes_nothing(unbroken: Path, proposals: str)
     assert {path: path.stat().st_mtime_ns for path in unbroken.rglob("*")} == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "group"), [(signal.SIGKILL, False), (signal.SIGTERM, False), (signal.SIGTERM, True)]
+)
 def test_stopped_and_gone_on_with_every_loss_is_the_unbroken_runs(
-    number: signal.Signals, unbroken: Path, proposals: str, tmp_path: Path
+    number: signal.Signals, group: bool, unbroken: Path, proposals: str, tmp_path: Path
 ) -> None:
     arguments = ("--proposals", proposals, "--output", str(tmp_path))
     process = subprocess.Popen(
-        command("pretrain", *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command("pretrain", *arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     wait_for_step(tmp_path, 2, process)
-    os.kill(process.pid, number)
+    # A batch system or a terminal signals the loader's workers, too.
+    (os.killpg if group else os.kill)(process.pid, number)
     _, said = process.communicate(timeout=60)
     if number == signal.SIGTERM:
         assert process.returncode == 130
-        assert "SIGTERM" in said.splitlines()[-1]
+        assert re.search(r"stopped by SIGTERM; the state after step \d+ of .* is saved", said.splitlines()[-1])
     assert not list(tmp_path.glob("pretrain/*/done.json"))
 
     done = run("pretrain", *arguments)
