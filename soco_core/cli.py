@@ -12,7 +12,7 @@ from typer.exceptions import TyperException
 from soco_core.config import Recipe
 from soco_core.console import say
 from soco_core.datasets.command import app as datasets
-from soco_core.engine.processes import leave_at_once
+from soco_core.engine.processes import leave
 from soco_core.engine.setup import share_cores
 from soco_core.errors import InterruptedStageError, SocoError, one_line
 from soco_core.recipes import describe_recipes, load_recipe
@@ -255,7 +255,7 @@ def main() -> None:
         status = app(standalone_mode=False)
     except InterruptedStageError as error:
         say(one_line(error))
-        leave_at_once(STOPPED)
+        leave(STOPPED)
     except TyperException as error:
         if error.format_message():  # `soco` alone has none: its help is shown
             say(f"error: {error.format_message()} (--help lists what there is)")

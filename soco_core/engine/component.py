@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from soco_core.config import Recipe
 from soco_core.console import STAGE_LABEL, say
-from soco_core.engine.processes import end_with_pipeline, leave_at_once
+from soco_core.engine.processes import end_with_pipeline, leave
 from soco_core.engine.setup import share_cores
 from soco_core.errors import InterruptedStageError, SocoError, one_line
 from soco_core.recipes import load_recipe, parse_recipe
@@ -59,7 +59,7 @@ def stage_process(label: str) -> Iterator[StageOutcome]:
         yield outcome
     except (InterruptedStageError, KeyboardInterrupt) as stop:
         say(f"stopped: {one_line(stop) if isinstance(stop, SocoError) else 'what was finished is kept'}")
-        leave_at_once(EXIT_STOPPED)
+        leave(EXIT_STOPPED)
     except SocoError as error:
         say(f"error: {one_line(error)}")
         raise SystemExit(EXIT_INPUT) from None

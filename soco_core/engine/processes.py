@@ -17,6 +17,7 @@ from typing import NoReturn
 
 PIPELINE_PID = "SOCO_PIPELINE_PID"
 POLL_SECONDS = 0.5
+LEAVE_SECONDS = 5.0
 PR_SET_PDEATHSIG = 1
 """Of Linux's ``prctl``."""
 
@@ -64,11 +65,14 @@ def start_loader_worker(parent: int, _: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def leave_at_once(status: int) -> NoReturn:
-    """End this process without waiting for its threads and workers: a store may leave them without an answer."""
+def leave(status: int) -> NoReturn:
+    """End this process, at the latest in LEAVE_SECONDS: a store may leave its threads and workers without an answer."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)
+    limit = threading.Timer(LEAVE_SECONDS, os._exit, (status,))
+    limit.daemon = True
+    limit.start()
+    sys.exit(status)
 
 
 def _watch(pid: int) -> None:

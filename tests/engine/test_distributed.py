@@ -80,7 +80,6 @@ def be(rank, port):
     os.environ.update({name: str(value) for name, value in place.items()})
     sys.stdout = Path(f"{number}.{rank}.out").open("w", buffering=1)
     sys.stderr = Path(f"{number}.{rank}.err").open("w", buffering=1)
-    cli.leave_at_once = sys.exit  # it would not come back here
     cli.app = lambda **_: print(run_together("cpu", lead, compute))
     try:
         cli.main()

@@ -125,3 +125,20 @@ time.sleep(60)
     began = time.monotonic()
     process.communicate(timeout=20)
     assert time.monotonic() - began < 3
+
+
+STUCK = """
+import sys, threading, time
+from soco_core.engine import processes
+processes.LEAVE_SECONDS = 0.5
+threading.Thread(target=time.sleep, args=(60,)).start()
+print("said")
+processes.leave(int(sys.argv[1]))
+"""
+
+
+def test_a_thread_that_gets_no_answer_does_not_hold_up_the_end() -> None:
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", STUCK, "130"], capture_output=True, text=True, timeout=50, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "said\n", "")
+    assert time.monotonic() - began < 30
