@@ -193,6 +193,7 @@ def test_a_result_that_is_whole_is_only_said(pair: Ended, proposals: str, tmp_pa
     assert again.said == [["pretrain: already done, nothing to compute"], []]
 
 
+@pytest.mark.slow
 def test_uneven_parts_and_passes_make_the_same_steps(proposals: str, tmp_path: Path) -> None:
     """Nine images in two passes, five and four of them: batch norm sees the same whoever computes them."""
     sets = [*SMALL, "pretrain.epochs=2", "pretrain.batch_size=9"]

@@ -116,7 +116,12 @@ def test_the_same_command_again_computes_nothing(unbroken: Path, proposals: str)
 
 
 @pytest.mark.parametrize(
-    ("number", "group"), [(signal.SIGKILL, False), (signal.SIGTERM, False), (signal.SIGTERM, True)]
+    ("number", "group"),
+    [
+        (signal.SIGKILL, False),
+        pytest.param(signal.SIGTERM, False, marks=pytest.mark.slow),
+        (signal.SIGTERM, True),
+    ],
 )
 def test_stopped_and_gone_on_with_every_loss_is_the_unbroken_runs(
     number: signal.Signals, group: bool, unbroken: Path, proposals: str, tmp_path: Path
