@@ -28,6 +28,10 @@ _DTYPE = re.compile(r"[<>=|]?[?biufcSU][0-9]{0,9}")
 """Numbers, truth values and text: no objects, and no structures, which may hide them."""
 
 
+COPIES, ALLOWANCE, ENTRY_BYTES = 8, 1 << 20, 64
+"""What builders may make: so many times the file's size, and a MiB; an entry of a container counts so many bytes."""
+
+
 class RefusedError(pickle.UnpicklingError):
     """A file asks for what weights have no need of; the text says what, without the file's name."""
 
@@ -47,7 +51,10 @@ class RestrictedUnpickler(pickle._Unpickler):  # the one written in C lets nobod
     read: Callable[[int], bytes]
 
     def __init__(self, file: IO[bytes], **options: Any) -> None:
-        super().__init__(_Bounded(file), encoding="latin1")
+        bounded = _Bounded(file)
+        super().__init__(bounded, encoding="latin1")
+        # Bytes pass two builders at most on their way to an array; a value that is named again costs the file nothing.
+        self._left = COPIES * bounded.size + ALLOWANCE
 
     def find_class(self, module: str, name: str) -> Any:
         """Return what stands for a global.
@@ -68,6 +75,7 @@ class RestrictedUnpickler(pickle._Unpickler):  # the one written in C lets nobod
         if builder is None or type(arguments) is not tuple:
             raise RefusedError(f"calls {getattr(called, '__name__', type(called).__name__)} as weights do not")
         self.stack[-1] = builder(*arguments)
+        self._pay(self.stack[-1])
 
     dispatch[pickle.REDUCE[0]] = load_reduce
 
@@ -84,6 +92,7 @@ class RestrictedUnpickler(pickle._Unpickler):  # the one written in C lets nobod
         """Set the state of what was made last."""
         state = self.stack.pop()
         _set_state(self.stack[-1], state)
+        self._pay(self.stack[-1])
 
     dispatch[pickle.BUILD[0]] = load_build
 
@@ -92,6 +101,19 @@ class RestrictedUnpickler(pickle._Unpickler):  # the one written in C lets nobod
         self.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))
 
     dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
+
+    def _pay(self, made: Any) -> None:
+        """Take what a builder made from the memory that the file may use."""
+        import numpy as np
+
+        if isinstance(made, np.ndarray):
+            self._left -= made.nbytes
+        elif isinstance(made, bytes | bytearray):
+            self._left -= len(made)
+        elif isinstance(made, dict | set | frozenset | tuple):
+            self._left -= ENTRY_BYTES * len(made)
+        if self._left < 0:
+            raise RefusedError("makes many times its size of memory out of values that it names again")
 
     def _refuse(self) -> None:
         raise RefusedError("makes an object as weights do not")
@@ -106,13 +128,13 @@ class _Bounded:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         here = file.tell()
-        self._end = file.seek(0, io.SEEK_END)
+        self.size = file.seek(0, io.SEEK_END)
         file.seek(here)
 
     def read(self, size: int) -> bytes:
-        if size > max(self._end, 1):
-            raise RefusedError(f"declares {size} bytes in a file of {self._end}")
-        if size > self._end - self._file.tell():
+        if size > max(self.size, 1):
+            raise RefusedError(f"declares {size} bytes in a file of {self.size}")
+        if size > self.size - self._file.tell():
             raise EOFError("cut short")
         return self._file.read(size)
 

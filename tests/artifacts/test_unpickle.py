@@ -276,6 +276,22 @@ def test_a_memo_of_four_thousand_million_places_takes_no_memory(tmp_path: Path) 
     assert load_foreign(path) == {}
 
 
+def test_a_value_copied_again_and_again_takes_no_memory(tmp_path: Path) -> None:
+    """Each further copy of a MiB costs the file six bytes."""
+    size, copies = 1 << 20, 400
+    body = pickle.PROTO + b"\x04}\x8c\x01a](B" + struct.pack("<I", size) + b"a" * size + b"q\x050"
+    body += b"\x8c\x08builtins\x8c\x09bytearray\x93q\x060" + b"h\x06h\x05\x85R" * copies + b"es."
+    path = tmp_path / "copies.pkl"
+    path.write_bytes(body)
+    tracemalloc.start()
+    try:
+        said = refusal(path)
+        assert tracemalloc.get_traced_memory()[1] < 30 * size
+    finally:
+        tracemalloc.stop()
+    assert "many times its size of memory" in said
+
+
 def test_a_zip_that_unfolds_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
