@@ -74,7 +74,7 @@ def check_dataset(
 
 
 def _show(report: Report) -> None:
-    print(f"{report.name}: {report.place}")
+    print(report.place if report.name == report.place else f"{report.name}: {report.place}")
     for split in report.splits:
         parts = [f"{split.images:,} images ({split.decoded:,} decoded)"]
         if split.annotations is not None:
