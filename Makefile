@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# A file of tests is one process's, so that a server or a network that its tests share is made once.
+PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 DEMO_OUTPUT ?= runs/demo
 
 .DEFAULT_GOAL := help
@@ -28,10 +30,10 @@ demo: $(INSTALLED)  ## Run the whole pipeline on rendered scenes: proposals to r
 	$(BIN)/python pipelines/full_benchmark.py --local --recipe demo --output $(DEMO_OUTPUT)
 
 test: $(INSTALLED)  ## Run the tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-full: $(INSTALLED)  ## Run the tests, the longest included
-	$(BIN)/python -m pytest -m 'slow or not slow'
+	$(PYTEST) -m 'slow or not slow'
 
 format: $(INSTALLED)  ## Format the code and mend what can be mended
 	$(BIN)/ruff check --fix --quiet .

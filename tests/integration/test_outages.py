@@ -14,15 +14,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from uuid import uuid4
 
-import numpy as np
 import pytest
-from PIL import Image, ImageDraw
 
 from soco_core import storage
 from soco_core.artifacts.metrics import read_metrics
+from tests.conftest import MlflowServer
+from tests.scenes import write_scenes
 
 pytestmark = pytest.mark.slow
 
@@ -46,14 +46,6 @@ SETTINGS = [
 ]
 IMAGES = 32
 STEPS = 24
-
-
-class Server(Protocol):
-    uri: str
-    start: Callable[[], None]
-    stop: Callable[[], None]
-    hang: Callable[[], None]
-    go_on: Callable[[], None]
 
 
 def arguments(proposals: str, output: str | Path) -> list[str]:
@@ -126,15 +118,7 @@ def curves(result: str | Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def proposals(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("outages")
-    (folder / "images").mkdir()
-    for number in range(IMAGES):
-        generator = np.random.default_rng(number)
-        image = Image.fromarray(generator.integers(60, 100, (120, 150, 3), dtype=np.uint8))
-        draw = ImageDraw.Draw(image)
-        for _ in range(3):
-            x, y = generator.integers(0, 90), generator.integers(0, 60)
-            draw.ellipse((x, y, x + 55, y + 50), fill=tuple(generator.integers(0, 255, 3).tolist()))
-        image.save(folder / "images" / f"{number:02d}.png")
+    write_scenes(folder / "images", IMAGES)
     command = [SOCO, "propose", "--recipe", "demo", "--images", folder / "images", "--output", folder / "runs"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -304,12 +288,12 @@ def test_a_store_that_is_still_away_at_the_end(
 
 
 @pytest.fixture
-def tracked(mlflow_server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+def tracked(mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> MlflowServer:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
     return mlflow_server
 
 
-def check_tracked(server: Server, result: str, undisturbed: list[dict[str, Any]]) -> None:
+def check_tracked(server: MlflowServer, result: str, undisturbed: list[dict[str, Any]]) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(server.uri)
@@ -327,7 +311,7 @@ def check_tracked(server: Server, result: str, undisturbed: list[dict[str, Any]]
 
 
 def test_a_tracking_server_that_was_away_for_a_while(
-    proposals: str, undisturbed: list[dict[str, Any]], tracked: Server, tmp_path: Path
+    proposals: str, undisturbed: list[dict[str, Any]], tracked: MlflowServer, tmp_path: Path
 ) -> None:
     training = Training(proposals, tmp_path, tmp_path, tmp_path)
     training.wait_for_step(5)
@@ -342,7 +326,7 @@ def test_a_tracking_server_that_was_away_for_a_while(
 
 
 def test_a_tracking_server_that_is_still_away_at_the_end(
-    proposals: str, undisturbed: list[dict[str, Any]], tracked: Server, tmp_path: Path
+    proposals: str, undisturbed: list[dict[str, Any]], tracked: MlflowServer, tmp_path: Path
 ) -> None:
     training = Training(proposals, tmp_path, tmp_path, tmp_path)
     training.wait_for_step(5)
@@ -359,7 +343,7 @@ def test_a_tracking_server_that_is_still_away_at_the_end(
 
 
 def test_a_tracking_server_that_never_answers(
-    proposals: str, undisturbed: list[dict[str, Any]], tracked: Server, tmp_path: Path
+    proposals: str, undisturbed: list[dict[str, Any]], tracked: MlflowServer, tmp_path: Path
 ) -> None:
     """The training goes on; a signal ends it in time; and the run is whole once the server answers."""
     training = Training(proposals, tmp_path, tmp_path, tmp_path)

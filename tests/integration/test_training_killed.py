@@ -16,10 +16,10 @@ from typing import ClassVar
 import numpy as np
 import psutil
 import pytest
-from PIL import Image, ImageDraw
 from safetensors.numpy import load_file
 
 from soco_core.artifacts.metrics import read_metrics
+from tests.scenes import write_scenes
 
 BIN = Path(sys.executable).parent
 SMALL = [
@@ -183,15 +183,7 @@ def same_tensors(one: Path, other: Path) -> bool:
 @pytest.fixture(scope="module")
 def proposals(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("images")
-    (folder / "images").mkdir()
-    for number in range(IMAGES):
-        generator = np.random.default_rng(number)
-        image = Image.fromarray(generator.integers(60, 100, (90, 110, 3), dtype=np.uint8))
-        draw = ImageDraw.Draw(image)
-        for _ in range(3):
-            x, y = generator.integers(0, 60), generator.integers(0, 40)
-            draw.ellipse((x, y, x + 45, y + 40), fill=tuple(generator.integers(0, 255, 3).tolist()))
-        image.save(folder / "images" / f"{number:02d}.png")
+    write_scenes(folder / "images", IMAGES, (110, 90), (45, 40))
     program = command("propose", SMALL, images=folder / "images", output=folder / "runs")
     return subprocess.run(program, capture_output=True, text=True, check=True).stdout.strip()
 

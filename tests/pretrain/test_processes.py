@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from PIL import Image, ImageDraw
 
 from soco_core.artifacts.metrics import read_metrics
 from soco_core.artifacts.weights import load_canonical
+from tests.scenes import write_scenes
 
 BIN = Path(sys.executable).parent
 SMALL = [
@@ -110,18 +110,6 @@ def losses(result: Path) -> list[float]:
 
 def progress(line: str) -> bool:
     return line.startswith("pretrain: ")
-
-
-def write_scenes(folder: Path, count: int) -> None:
-    folder.mkdir(parents=True)
-    for number in range(count):
-        generator = np.random.default_rng(number)
-        image = Image.fromarray(generator.integers(60, 100, (120, 150, 3), dtype=np.uint8))
-        draw = ImageDraw.Draw(image)
-        for _ in range(3):
-            x, y = generator.integers(0, 90), generator.integers(0, 60)
-            draw.ellipse((x, y, x + 55, y + 50), fill=tuple(generator.integers(0, 255, 3).tolist()))
-        image.save(folder / f"{number:02d}.png")
 
 
 @pytest.fixture(scope="module")

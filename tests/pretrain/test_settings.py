@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
 
 from soco_core.artifacts.metrics import read_metrics
 from soco_core.artifacts.result import ResultDirectory, open_result
@@ -25,6 +24,7 @@ from soco_core.pretrain.stage import pretrain
 from soco_core.proposals import merge
 from soco_core.proposals.stage import propose
 from soco_core.recipes import load_recipe, named_recipes
+from tests.scenes import write_scenes
 
 Tiny = Callable[[str], list[str]]
 Propose = Callable[[Recipe], ResultDirectory]
@@ -85,17 +85,8 @@ def shrunk(path: str, value: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures of a few ellipses on noise: enough for selective search to find something."""
     folder = tmp_path_factory.mktemp("settings") / "images"
-    folder.mkdir()
-    for number in range(IMAGES):
-        generator = np.random.default_rng(number)
-        image = Image.fromarray(generator.integers(60, 100, (90, 110, 3), dtype=np.uint8))
-        draw = ImageDraw.Draw(image)
-        for _ in range(3):
-            x, y = generator.integers(0, 65), generator.integers(0, 45)
-            draw.ellipse((x, y, x + 42, y + 40), fill=tuple(generator.integers(0, 255, 3).tolist()))
-        image.save(folder / f"{number:02d}.png")
+    write_scenes(folder, IMAGES, (110, 90), (42, 40))
     return folder
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from soco_core import storage
 from soco_core.artifacts.metrics import read_metrics
@@ -27,6 +27,7 @@ from soco_core.pretrain.data import EpochBatches, ViewDataset
 from soco_core.pretrain.stage import pretrain
 from soco_core.proposals.stage import propose
 from soco_core.recipes import load_recipe
+from tests.scenes import draw_scenes
 
 if TYPE_CHECKING:
     from conftest import FaultyStore
@@ -56,13 +57,7 @@ def recipe() -> Recipe:
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight good images in two folders, and a bad one."""
     folder = tmp_path_factory.mktemp("set") / "images"
-    for number in range(COUNT):
-        generator = np.random.default_rng(number)
-        image = Image.fromarray(generator.integers(60, 100, (HEIGHT, WIDTH, 3), dtype=np.uint8))
-        draw = ImageDraw.Draw(image)
-        for _ in range(3):
-            x, y = generator.integers(0, 90), generator.integers(0, 60)
-            draw.ellipse((x, y, x + 55, y + 50), fill=tuple(generator.integers(0, 255, 3).tolist()))
+    for number, image in enumerate(draw_scenes(COUNT)):
         path = folder / f"class {number % 2}" / f"{number:02d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path)

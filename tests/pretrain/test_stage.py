@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from soco_core.artifacts.metrics import read_metrics
 from soco_core.artifacts.weights import load_canonical
 from soco_core.engine.checkpoint_file import load_checkpoint
 from soco_core.models.soco import OnlineNetwork
 from soco_core.recipes import load_recipe
+from tests.scenes import write_scenes
 
 SOCO = Path(sys.executable).with_name("soco")
 SMALL = [
@@ -47,23 +48,10 @@ def run(stage: str, *arguments: str, sets: list[str] | None = None) -> subproces
     return subprocess.run(command(stage, *arguments, sets=sets), capture_output=True, text=True, check=False)
 
 
-def write_images(folder: Path, count: int) -> None:
-    """Pictures of a few ellipses on noise: enough for selective search to find something."""
-    folder.mkdir()
-    for number in range(count):
-        generator = np.random.default_rng(number)
-        image = Image.fromarray(generator.integers(60, 100, (120, 150, 3), dtype=np.uint8))
-        draw = ImageDraw.Draw(image)
-        for _ in range(3):
-            x, y = generator.integers(0, 90), generator.integers(0, 60)
-            draw.ellipse((x, y, x + 55, y + 50), fill=tuple(generator.integers(0, 255, 3).tolist()))
-        image.save(folder / f"{number:02d}.png")
-
-
 @pytest.fixture(scope="module")
 def proposals(tmp_path_factory: pytest.TempPathFactory) -> str:
     root = tmp_path_factory.mktemp("pretrain")
-    write_images(root / "images", 8)
+    write_scenes(root / "images", 8)
     done = run("propose", "--images", str(root / "images"), "--output", str(root / "runs"))
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -172,14 +160,14 @@ def test_a_set_smaller_than_the_batch_is_said_and_trained_on(proposals: str, tmp
 
 
 def test_other_images_than_the_proposals_are_refused(proposals: str, tmp_path: Path) -> None:
-    write_images(tmp_path / "others", 3)
+    write_scenes(tmp_path / "others", 3)
     done = run("pretrain", "--proposals", proposals, "--images", str(tmp_path / "others"), "--output", str(tmp_path))
     assert done.returncode == 2
     assert "not the images" in done.stderr.strip().splitlines()[-1]
 
 
 def test_an_image_that_vanished_is_named_in_one_line(tmp_path: Path) -> None:
-    write_images(tmp_path / "images", 4)
+    write_scenes(tmp_path / "images", 4)
     found = run("propose", "--images", str(tmp_path / "images"), "--output", str(tmp_path))
     (tmp_path / "images" / "02.png").write_bytes(b"not an image")
     done = run("pretrain", "--proposals", found.stdout.strip(), "--output", str(tmp_path))
@@ -190,7 +178,7 @@ def test_an_image_that_vanished_is_named_in_one_line(tmp_path: Path) -> None:
 
 
 def test_an_image_of_another_size_than_before_is_refused(tmp_path: Path) -> None:
-    write_images(tmp_path / "images", 4)
+    write_scenes(tmp_path / "images", 4)
     found = run("propose", "--images", str(tmp_path / "images"), "--output", str(tmp_path))
     Image.new("RGB", (99, 77)).save(tmp_path / "images" / "01.png")
     done = run("pretrain", "--proposals", found.stdout.strip(), "--output", str(tmp_path))
@@ -201,7 +189,7 @@ def test_an_image_of_another_size_than_before_is_refused(tmp_path: Path) -> None
 
 
 def test_a_single_image_is_refused(tmp_path: Path) -> None:
-    write_images(tmp_path / "images", 1)
+    write_scenes(tmp_path / "images", 1)
     found = run("propose", "--images", str(tmp_path / "images"), "--output", str(tmp_path))
     done = run("pretrain", "--proposals", found.stdout.strip(), "--output", str(tmp_path))
     assert done.returncode == 2

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import nn
 
 from soco_core.artifacts.metrics import read_metrics
@@ -30,6 +30,7 @@ from soco_core.proposals.stage import propose
 from soco_core.recipes import load_recipe
 from soco_core.tracking import Tracker
 from soco_core.views.batch import prepare_views
+from tests.scenes import write_scenes
 
 SMALL = [
     "views.size=48",
@@ -53,15 +54,7 @@ MakeTrainer = Callable[..., Trainer]
 @pytest.fixture(scope="module")
 def proposals(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("trainer")
-    (folder / "images").mkdir()
-    for number in range(16):
-        generator = np.random.default_rng(number)
-        image = Image.fromarray(generator.integers(60, 100, (90, 110, 3), dtype=np.uint8))
-        draw = ImageDraw.Draw(image)
-        for _ in range(3):
-            x, y = generator.integers(0, 60), generator.integers(0, 40)
-            draw.ellipse((x, y, x + 45, y + 40), fill=tuple(generator.integers(0, 255, 3).tolist()))
-        image.save(folder / "images" / f"{number:02d}.png")
+    write_scenes(folder / "images", 16, (110, 90), (45, 40))
     return propose(load_recipe("demo", SMALL), images=str(folder / "images"), output=str(folder)).uri
 
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -22,17 +22,10 @@ from soco_core.errors import InterruptedStageError
 from soco_core.recipes import load_recipe
 from soco_core.tracking import Tracker, TrackingContext, delivery, spool, tracker
 from soco_core.tracking.spool import Spool
+from tests.conftest import MlflowServer
 
 RECIPE = load_recipe("demo")
 STEPS = 40
-
-
-class Server(Protocol):
-    uri: str
-    start: Callable[[], None]
-    stop: Callable[[], None]
-    hang: Callable[[], None]
-    go_on: Callable[[], None]
 
 
 @pytest.fixture(autouse=True)
@@ -66,20 +59,20 @@ def training(at: dict[int, Callable[[], None]], pause: float = 0.0) -> Any:
     return compute
 
 
-def runs_of(server: Server, result: ResultDirectory) -> list[Run]:
+def runs_of(server: MlflowServer, result: ResultDirectory) -> list[Run]:
     client = MlflowClient(server.uri)
     experiment = client.get_experiment_by_name("soco")
     assert experiment is not None
     return list(client.search_runs([experiment.experiment_id], f"tags.`soco.result` = '{result.uri}'"))
 
 
-def history(server: Server, run: Run) -> list[tuple[int, float]]:
+def history(server: MlflowServer, run: Run) -> list[tuple[int, float]]:
     points = MlflowClient(server.uri).get_metric_history(run.info.run_id, "loss")
     assert [p.timestamp for p in points] == sorted(p.timestamp for p in points)
     return [(p.step, p.value) for p in points]
 
 
-def check_whole(server: Server, result: ResultDirectory) -> None:
+def check_whole(server: MlflowServer, result: ResultDirectory) -> None:
     (run,) = runs_of(server, result)
     assert run.info.status == "FINISHED"
     assert history(server, run) == [(step, -step / 2) for step in range(STEPS)]
@@ -97,7 +90,7 @@ def wait_for(happened: Callable[[], bool]) -> None:
 
 
 def test_a_server_that_comes_back_has_all_points_in_order(
-    mlflow_server: Server, result: ResultDirectory, capsys: pytest.CaptureFixture[str]
+    mlflow_server: MlflowServer, result: ResultDirectory, capsys: pytest.CaptureFixture[str]
 ) -> None:
     at = {10: lambda: time.sleep(0.5), 12: mlflow_server.stop, 25: lambda: time.sleep(1.0), 26: mlflow_server.start}
     complete(result, RECIPE, TrackingContext(mlflow_server.uri, ""), training(at))
@@ -110,7 +103,11 @@ def test_a_server_that_comes_back_has_all_points_in_order(
 
 @pytest.mark.parametrize("gone_at", [0, 20])
 def test_what_a_server_did_not_get_it_gets_when_the_same_command_runs_again(
-    mlflow_server: Server, result: ResultDirectory, capsys: pytest.CaptureFixture[str], tmp_path: Path, gone_at: int
+    mlflow_server: MlflowServer,
+    result: ResultDirectory,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    gone_at: int,
 ) -> None:
     """Away from the middle of the stage on, and from before its beginning."""
     context = TrackingContext(mlflow_server.uri, "")
@@ -133,7 +130,7 @@ def test_what_a_server_did_not_get_it_gets_when_the_same_command_runs_again(
 
 
 def test_a_stage_that_was_stopped_while_the_server_was_away_goes_on_as_the_same_run(
-    mlflow_server: Server, result: ResultDirectory, tmp_path: Path
+    mlflow_server: MlflowServer, result: ResultDirectory, tmp_path: Path
 ) -> None:
     def stopped() -> None:
         raise InterruptedStageError("stopped")
@@ -169,7 +166,7 @@ complete(locate(sys.argv[1], "pretrain", 1, recipe, ("seed",), {}), recipe, Trac
 
 
 def test_a_stage_that_was_killed_has_kept_what_the_server_did_not_get(
-    mlflow_server: Server, result: ResultDirectory, tmp_path: Path
+    mlflow_server: MlflowServer, result: ResultDirectory, tmp_path: Path
 ) -> None:
     mlflow_server.stop()
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), mlflow_server.uri], check=False)
@@ -190,7 +187,7 @@ def test_a_stage_that_was_killed_has_kept_what_the_server_did_not_get(
 
 
 def test_a_server_that_never_answers_holds_up_no_step(
-    mlflow_server: Server,
+    mlflow_server: MlflowServer,
     result: ResultDirectory,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -223,7 +220,7 @@ def test_a_server_that_never_answers_holds_up_no_step(
     check_whole(mlflow_server, result)
 
 
-def test_a_process_ends_though_the_server_never_answers(mlflow_server: Server, tmp_path: Path) -> None:
+def test_a_process_ends_though_the_server_never_answers(mlflow_server: MlflowServer, tmp_path: Path) -> None:
     mlflow_server.hang()
     began = time.monotonic()
     program = KILLED.replace("os.kill(os.getpid(), 9)", "return {}").replace(
@@ -235,7 +232,7 @@ def test_a_process_ends_though_the_server_never_answers(mlflow_server: Server, t
 
 
 def test_a_full_disk_loses_no_point(
-    mlflow_server: Server, result: ResultDirectory, monkeypatch: pytest.MonkeyPatch
+    mlflow_server: MlflowServer, result: ResultDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Memory keeps them until there is room."""
     full = threading.Event()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from soco_core import view_command
 from soco_core.artifacts.proposals import Proposals
@@ -19,6 +19,7 @@ from soco_core.proposals.stage import propose
 from soco_core.recipes import load_recipe
 from soco_core.view_command import draw_image
 from soco_core.views.draw import PicturedImage
+from tests.scenes import draw_scenes
 
 Drawn = list[tuple[PicturedImage, Recipe, int]]
 COUNT = 3
@@ -32,13 +33,7 @@ def recipe() -> Recipe:
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("set") / "images"
-    for number in range(COUNT):
-        generator = np.random.default_rng(number)
-        image = Image.fromarray(generator.integers(60, 100, (120, 150, 3), dtype=np.uint8))
-        draw = ImageDraw.Draw(image)
-        for _ in range(3):
-            x, y = generator.integers(0, 90), generator.integers(0, 60)
-            draw.ellipse((x, y, x + 55, y + 50), fill=tuple(generator.integers(0, 255, 3).tolist()))
+    for number, image in enumerate(draw_scenes(COUNT)):
         path = folder / f"class {number % 2}" / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path)
