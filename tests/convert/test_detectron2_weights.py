@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from soco_core.config import ModelConfig
-from soco_core.convert.export import export, split_pretrained
+from soco_core.convert.export import Export, export, split_pretrained
 from soco_core.models.soco import OnlineNetwork, ViewBatch
 
 Network = Callable[[ModelConfig], dict[str, torch.Tensor]]
@@ -80,7 +80,7 @@ def load(model: ModelConfig, tensors: dict[str, torch.Tensor], folder: Path) -> 
     from detectron2.checkpoint import DetectionCheckpointer
 
     canonical, left_out = split_pretrained(tensors, "test")
-    exported, coverage = export(canonical, "detectron2", model, left_out)
+    exported, coverage = export(canonical, Export("detectron2", model.architecture), model, left_out)
     torch.save({"model": exported}, folder / "detectron2.pth")
 
     detector = mask_rcnn(model)
