@@ -84,7 +84,7 @@ class Export:
 
 def exports_of(model: ModelConfig) -> list[Export]:
     """Return what a pretraining is exported as: for two-stage detectors, and with an FPN for dense ones too."""
-    detectors: list[Detector] = [model.architecture, *(["dense"] if model.architecture == "fpn" else [])]
+    detectors: list[Detector] = ["c4"] if model.architecture == "c4" else ["fpn", "dense"]
     return [Export(target, detector) for detector in detectors for target in TARGETS]
 
 
