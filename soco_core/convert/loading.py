@@ -174,7 +174,15 @@ def _mmdetection(export: Export, model: ModelConfig, file: str) -> tuple[str, st
         f"cfg.backbone.update(depth={depth}, frozen_stages=-1, {kept}{resnext})",
     ]
     if export.detector == "c4":
-        lines += [f"cfg.roi_head.shared_head.update(depth={depth}, {kept})"]
+        (c4, c5), size = _widths(model)[2:], model.roi_size
+        lines += [
+            f"cfg.roi_head.shared_head.update(depth={depth}, {kept})",
+            f"cfg.rpn_head.update(in_channels={c4}, feat_channels={c4})",
+            f"cfg.roi_head.bbox_roi_extractor.update(out_channels={c4})",
+            f"cfg.roi_head.bbox_roi_extractor.roi_layer.update(output_size={size})",
+            f"cfg.roi_head.bbox_head.update(in_channels={c5}, roi_feat_size={(size + 1) // 2})",
+            f"cfg.roi_head.mask_head.update(in_channels={c5})",
+        ]
     else:
         lines += [f"cfg.neck.update(in_channels={_widths(model)}, out_channels={model.fpn_channels}, norm_cfg=norm)"]
     if export.detector == "fpn":

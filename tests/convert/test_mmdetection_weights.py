@@ -89,7 +89,14 @@ def detector(each: Export, model: ModelConfig, folder: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize(
     ("detector_kind", "backbone"),
-    [("fpn", "resnet18"), ("fpn", "resnet50"), ("fpn", "resnext50_32x4d"), ("c4", "resnet50"), ("dense", "resnet50")],
+    [
+        ("fpn", "resnet18"),
+        ("fpn", "resnet50"),
+        ("fpn", "resnext50_32x4d"),
+        ("c4", "resnet18"),
+        ("c4", "resnet50"),
+        ("dense", "resnet50"),
+    ],
 )
 def test_every_key_is_found_and_only_what_was_said_stays_fresh(
     detector_kind: Any, backbone: str, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
