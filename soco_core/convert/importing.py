@@ -16,7 +16,6 @@ from soco_core.convert.layouts import (
     Layout,
     canonical_name,
     detect,
-    fits,
     prefixes,
     reason_to_leave_out,
     unwrap,
@@ -125,7 +124,7 @@ def _choose(path: Path, shapes: dict[str, tuple[int, ...]], name: str | None) ->
         layout = next((layout for layout in LAYOUTS if layout.name == name), None)
         if layout is None:
             raise InputError(f"--layout {name}: no such layout; there are {', '.join(each.name for each in LAYOUTS)}")
-        if not fits(layout, shapes):
+        if layout.first_key not in shapes:
             raise InputError(
                 f"{path}: not of the layout `{name}`, which has {layout.first_key}; its keys begin with {found}"
             )

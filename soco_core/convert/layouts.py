@@ -120,10 +120,10 @@ def without_module(keys: Iterable[str]) -> dict[str, str]:
 
 def detect(shapes: Mapping[str, tuple[int, ...]]) -> Layout | None:
     """Return the layout of a state dict by its keys (without ``module.``) and shapes; None if there is none."""
-    return next((layout for layout in LAYOUTS if fits(layout, shapes)), None)
+    return next((layout for layout in LAYOUTS if _fits(layout, shapes)), None)
 
 
-def fits(layout: Layout, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+def _fits(layout: Layout, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     """Tell whether a state dict has a layout's first convolution and all its signs."""
     return layout.first_key in shapes and all(_has(sign, shapes) for sign in layout.signs)
 
