@@ -169,17 +169,37 @@ def convert(
     output: OutputOption = DEFAULT_OUTPUT,
     debug: DebugOption = False,
 ) -> None:
-    """Export pretrained weights for torchvision and detectron2, with a report of what became of every key."""
+    """Export pretrained weights for torchvision, detectron2 and mmdetection, with what became of every key."""
     from soco_core.convert.stage import convert
 
     print(convert(_recipe(recipe, overrides), pretrained=pretrained, output=output, tracking=_tracking()).uri)
+
+
+@app.command("import")
+def import_foreign(
+    weights: Annotated[str, typer.Argument(help="Another method's checkpoint: a file or an s3:// URI.")],
+    layout: Annotated[
+        str | None, typer.Option(help="Its layout (docs/weights.md); by default told by its keys.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Row of the table; by default the layout's method.")] = None,
+    recipe: RecipeOption = DEFAULT_RECIPE,
+    overrides: SetOption = None,
+    output: OutputOption = DEFAULT_OUTPUT,
+    debug: DebugOption = False,
+) -> None:
+    """Take over another method's backbone, so that `soco finetune --init` puts it through the same benchmark."""
+    from soco_core.convert.import_stage import import_foreign
+
+    chosen = _recipe(recipe, overrides)
+    result = import_foreign(chosen, weights=weights, output=output, layout=layout, name=name, tracking=_tracking())
+    print(result.uri)
 
 
 @app.command()
 def finetune(
     coco: Annotated[str, typer.Option(help="Folder of a COCO-format data set, or a name such as mini-coco-5.")],
     init: Annotated[
-        str, typer.Option(help="`scratch`, a file of ImageNet-supervised weights, or a result of `soco convert`.")
+        str, typer.Option(help="`scratch`, a file of weights, or a result of `soco convert` or `soco import`.")
     ] = "scratch",
     method: Annotated[str | None, typer.Option(help="Row of the table; by default told from --init.")] = None,
     recipe: RecipeOption = DEFAULT_RECIPE,

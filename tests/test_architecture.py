@@ -30,7 +30,7 @@ LIGHT = sorted(
         CORE / f"{name}.py"
         for name in ("cli", "config", "console", "errors", "recipes/__init__", "storage", "tracking/__init__")
     }
-    | set(CORE.glob("*/stage.py"))
+    | set(CORE.glob("*/*stage.py"))
     | set((CORE / "artifacts").glob("*.py"))
     | set((CORE / "datasets").glob("*.py"))
 )

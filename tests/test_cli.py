@@ -21,7 +21,7 @@ def soco(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProces
 def test_help_names_every_stage() -> None:
     done = soco("--help")
     assert done.returncode == 0
-    stages = ["demo-data", "pack", "propose", "views", "pretrain", "convert", "finetune", "report"]
+    stages = ["demo-data", "pack", "propose", "views", "pretrain", "convert", "import", "finetune", "report"]
     listed = {line.strip("│ ").split(" ")[0] for line in done.stdout.splitlines()}
     assert {*stages, "recipe", "recipes", "doctor"} <= listed
 
@@ -60,6 +60,7 @@ def test_recipe_prints_what_reads_back() -> None:
         (["pretrian"], ["pretrian"]),
         (["pretrain", "--proposals", "nowhere"], ["nowhere", "done.json"]),
         (["convert", "--pretrained", "nowhere"], ["nowhere", "done.json"]),
+        (["import", "nowhere.pth"], ["nowhere.pth", "no such file"]),
         (["finetune", "--coco", "nowhere"], ["nowhere"]),
         (
             ["finetune", "--coco", "nowhere", "--recipe", "soco-c4-100ep"],

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from soco_core.artifacts.weight_names import TARGETS, Target, to_target
+from soco_core.artifacts.weight_names import FIRST_DENSE_LEVEL, TARGETS, Detector, Target, to_target
 from soco_core.artifacts.weights import Coverage
 from soco_core.config import ModelConfig
 from soco_core.errors import InputError
@@ -17,6 +18,11 @@ EXPORTED_PARTS = ("encoder", "neck", "head")
 PRETRAINING_PARTS = {
     "projector": "projection network: serves the pretraining loss only, a detector has no such part (4.2)",
     "predictor": "prediction network: serves the pretraining loss only, a detector has no such part (4.2)",
+}
+
+NOT_DENSE = {
+    "head": "box head: RetinaNet and FCOS have none",
+    "neck": "pyramid level P2: that of RetinaNet and FCOS begins at P3",
 }
 
 _NEW = "trained from scratch: pretraining has no such part"
@@ -32,8 +38,54 @@ NEW_PARTS: dict[Target, dict[str, str]] = {
         "roi_heads.box_predictor.*": f"classes and box offsets, {_NEW}",
         "roi_heads.mask_head.*": f"mask head and predictor, {_NEW}",
     },
+    "mmdetection": {
+        "rpn_head.*": f"region proposal network, {_NEW}",
+        "roi_head.bbox_head.fc_cls.*": f"classes, {_NEW}",
+        "roi_head.bbox_head.fc_reg.*": f"box offsets, {_NEW}",
+        "roi_head.mask_head.*": f"mask head and predictor, {_NEW}",
+    },
 }
 """Parts of a Mask R-CNN that no pretraining has weights for, as key patterns."""
+NEW_DENSE_PARTS: dict[Target, dict[str, str]] = {
+    "torchvision": {
+        "backbone.fpn.extra_blocks.*": f"P6 and P7, {_NEW}",
+        "head.*": f"classes and boxes, {_NEW}",
+    },
+    "detectron2": {
+        "backbone.top_block.*": f"P6 and P7, {_NEW}",
+        "head.*": f"classes and boxes, {_NEW}",
+    },
+    "mmdetection": {
+        "neck.fpn_convs.3.*": f"P6, {_NEW}",
+        "neck.fpn_convs.4.*": f"P7, {_NEW}",
+        "bbox_head.*": f"classes and boxes, {_NEW}",
+    },
+}
+"""The same of RetinaNet and FCOS."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """One set of names that the weights are exported under."""
+
+    target: Target
+    detector: Detector
+
+    @property
+    def name(self) -> str:
+        """Name of its files: ``torchvision``, ``torchvision-dense``."""
+        return f"{self.target}-dense" if self.detector == "dense" else self.target
+
+    @property
+    def new_parts(self) -> dict[str, str]:
+        """Parts of the detector that no pretraining has weights for, as key patterns, each with its reason."""
+        return (NEW_DENSE_PARTS if self.detector == "dense" else NEW_PARTS)[self.target]
+
+
+def exports_of(model: ModelConfig) -> list[Export]:
+    """Return what a pretraining is exported as: for two-stage detectors, and with an FPN for dense ones too."""
+    detectors: list[Detector] = ["c4"] if model.architecture == "c4" else ["fpn", "dense"]
+    return [Export(target, detector) for detector in detectors for target in TARGETS]
 
 
 def split_pretrained(
@@ -96,50 +148,65 @@ def check_complete(tensors: Mapping[str, torch.Tensor], model: ModelConfig, sour
 
 
 def export(
-    canonical: Mapping[str, torch.Tensor], target: Target, model: ModelConfig, left_out: Mapping[str, str]
+    canonical: Mapping[str, torch.Tensor], as_what: Export, model: ModelConfig, left_out: Mapping[str, str]
 ) -> tuple[dict[str, torch.Tensor], Coverage]:
     """Rename canonical weights for a target and account for every key.
 
     Args:
         canonical: encoder, neck and head under canonical names.
-        target: format of the export.
+        as_what: target and kind of detector.
         model: what the weights were pretrained as.
         left_out: key -> reason for what :func:`split_pretrained` left out.
 
     Raises:
         InputError: a key has no name in the target, or two have the same.
     """
-    coverage = Coverage(target, left_out=dict(left_out), newly_initialised=dict(NEW_PARTS[target]))
+    coverage = Coverage(as_what.name, left_out=dict(left_out), newly_initialised=dict(as_what.new_parts))
     renamed: dict[str, torch.Tensor] = {}
     for key, tensor in canonical.items():
-        name = to_target(key, target, model.head_convs, model.architecture)
+        reason = _not_in(as_what.detector, key)
+        if reason is not None:
+            coverage.left_out[key] = reason
+            continue
+        name = to_target(key, as_what.target, model.head_convs, as_what.detector)
         if name is None or name in renamed:
             raise InputError(
-                f"{key}: {'no' if name is None else 'not a unique'} name in {target}; the export would lose it"
+                f"{key}: {'no' if name is None else 'not a unique'} name in {as_what.name}; the export would lose it"
             )
         renamed[name] = tensor
         coverage.loaded[key] = name
-    for pattern in _missing_parts(renamed, target, model):
+    for pattern in _missing_parts(renamed, as_what, model):
         coverage.newly_initialised[pattern] = "trained from scratch: this pretraining had no such part"
     return renamed, coverage
 
 
-def _missing_parts(loaded: Iterable[str], target: Target, model: ModelConfig) -> list[str]:
+def _not_in(detector: Detector, key: str) -> str | None:
+    """Return why a detector has no place for a canonical key; None if it has one."""
+    if detector != "dense":
+        return None
+    part, _, rest = key.partition(".")
+    below = part == "neck" and int(rest.split(".")[1]) < FIRST_DENSE_LEVEL
+    return NOT_DENSE[part] if part == "head" or below else None
+
+
+def _missing_parts(loaded: Iterable[str], as_what: Export, model: ModelConfig) -> list[str]:
     """Parts of the detector that other settings pretrain and this one did not, as the shortest key patterns.
 
-    A detector with an FPN has all of the FPN and a box head; of C4 detectors only detectron2 has one.
+    A detector with an FPN has all of the FPN and, in two stages, a box head; torchvision has no C4 detector.
     """
     import torch
 
     from soco_core.models.soco import ObjectEncoder
 
-    architecture = model.architecture if target == "detectron2" else "fpn"
+    detector: Detector = "fpn" if as_what.target == "torchvision" and as_what.detector == "c4" else as_what.detector
     sizes = {"backbone": model.backbone, "fpn_channels": model.fpn_channels, "head_convs": model.head_convs}
     with torch.device("meta"):
-        whole = ObjectEncoder(ModelConfig.model_validate({"architecture": architecture, **sizes}))
-    kept, _ = split_pretrained(whole.state_dict(), target)
-    names = [to_target(key, target, model.head_convs, architecture) for key in kept]
-    taken = {*loaded, *NEW_PARTS[target]}
+        whole = ObjectEncoder(
+            ModelConfig.model_validate({"architecture": "c4" if detector == "c4" else "fpn", **sizes})
+        )
+    kept, _ = split_pretrained(whole.state_dict(), as_what.name)
+    names = [to_target(key, as_what.target, model.head_convs, detector) for key in kept]
+    taken = {*loaded, *as_what.new_parts}
     patterns: list[str] = []
     for name in names:
         if name is not None and name not in taken and not any(name.startswith(p[:-1]) for p in patterns):
@@ -148,27 +215,3 @@ def _missing_parts(loaded: Iterable[str], target: Target, model: ModelConfig) ->
             free = next(prefix for prefix in prefixes if not any(key.startswith(prefix) for key in taken))
             patterns.append(f"{free}*")
     return patterns
-
-
-def coverage_page(coverages: list[Coverage]) -> str:
-    """Return the coverage of all targets as one Markdown page: which key becomes which, and what does not."""
-    by_target = {coverage.target: coverage for coverage in coverages}
-    targets = [target for target in TARGETS if target in by_target]
-    first = by_target[targets[0]]
-    lines = ["# What became of every key", ""]
-    lines += ["| | " + " | ".join(targets) + " |", "|---|" + "---:|" * len(targets)]
-    for label, field in (
-        ("loaded", "loaded"),
-        ("left out, with the reason", "left_out"),
-        ("parts of the detector that start from scratch", "newly_initialised"),
-    ):
-        lines.append(f"| {label} | " + " | ".join(str(len(getattr(by_target[t], field))) for t in targets) + " |")
-    for target in targets:
-        lines += ["", f"## Starting from scratch in {target}", ""]
-        lines += [f"- `{key}`: {reason}" for key, reason in by_target[target].newly_initialised.items()]
-    lines += ["", "## Left out", ""]
-    lines += [f"- `{key}`: {reason}" for key, reason in first.left_out.items()] or ["Nothing."]
-    lines += ["", "## Loaded", "", "| canonical | " + " | ".join(targets) + " |", "|---" * (len(targets) + 1) + "|"]
-    for key in first.loaded:
-        lines.append(f"| `{key}` | " + " | ".join(f"`{by_target[t].loaded[key]}`" for t in targets) + " |")
-    return "\n".join(lines) + "\n"

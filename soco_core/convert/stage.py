@@ -9,16 +9,17 @@ from soco_core.artifacts.stage import complete
 from soco_core.config import Recipe
 from soco_core.tracking import Tracker, TrackingContext
 
-CONTRACT = 1
+CONTRACT = 2
 
 
 def convert(
     recipe: Recipe, *, pretrained: str, output: str, tracking: TrackingContext | None = None
 ) -> ResultDirectory:
-    """Export a pretraining result for torchvision and detectron2 (4.2: all but projection and prediction).
+    """Export a pretraining result for torchvision, detectron2 and mmdetection (4.2: all but projection and prediction).
 
-    The result holds ``canonical.safetensors``, ``torchvision.pth`` (a state dict), ``detectron2.pth``
-    (``{"model": state dict}``), ``<target>.coverage.json`` and ``coverage.md``.
+    The result holds ``canonical.safetensors``; for each target ``<target>.pth`` and, of a pretraining with an FPN,
+    ``<target>-dense.pth`` (for RetinaNet and FCOS), beside each its ``.coverage.json`` and ``.card.md``;
+    ``detectron2.pkl``; and ``coverage.md``.
 
     Args:
         recipe: its section `model` must be that of the pretraining.
@@ -33,12 +34,12 @@ def convert(
     result = locate(output, "convert", CONTRACT, recipe, ("model",), {"pretrained": source.fingerprint})
 
     def compute(result: ResultDirectory, tracker: Tracker) -> dict[str, Any]:
-        import torch
-
-        from soco_core.artifacts.weight_names import TARGETS
         from soco_core.artifacts.weights import CANONICAL, PRETRAINED, load_canonical, save_canonical
-        from soco_core.convert.export import check_complete, coverage_page, export, split_pretrained
-        from soco_core.storage import atomic_file, write_text
+        from soco_core.convert.card import model_card
+        from soco_core.convert.export import check_complete, export, exports_of, split_pretrained
+        from soco_core.convert.files import write_export
+        from soco_core.convert.page import coverage_page
+        from soco_core.storage import write_text
 
         file = source.path / PRETRAINED
         pretrained_tensors = load_canonical(file)
@@ -51,13 +52,13 @@ def convert(
         )
         summary: dict[str, Any] = {"keys": len(canonical) + len(left_out)}
         coverages = []
-        for target in TARGETS:
-            tensors, coverage = export(canonical, target, recipe.model, left_out)
-            with atomic_file(result.path / f"{target}.pth") as out:
-                torch.save({"model": tensors} if target == "detectron2" else tensors, out)
-            coverage.write(result.path / f"{target}.coverage.json")
+        for each in exports_of(recipe.model):
+            tensors, coverage = export(canonical, each, recipe.model, left_out)
+            write_export(result.path, each, tensors)
+            coverage.write(result.path / f"{each.name}.coverage.json")
+            write_text(result.path / f"{each.name}.card.md", model_card(each, coverage, recipe, source))
             coverages.append(coverage)
-            summary[target] = {
+            summary[each.name] = {
                 "loaded": len(coverage.loaded),
                 "left_out": len(coverage.left_out),
                 "newly_initialised": len(coverage.newly_initialised),

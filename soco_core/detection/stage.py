@@ -43,10 +43,11 @@ def finetune(
     Args:
         recipe: the resolved recipe; `seed`, `model` and `finetune` determine the result.
         coco: folder of a COCO-format data set, or a name (:func:`soco_core.detection.coco.open_finetuning_data`).
-        init: ``scratch``, a weights file, or the directory or URI of a `convert` result.
+        init: ``scratch``, a weights file, or the directory or URI of a `convert` or `import` result.
         output: root of all results, a local directory or an S3 URI.
         tracking: where to track, or None.
-        method: row of the table; by default ``Scratch``, ``Supervised`` or ``SoCo``, by `init`.
+        method: row of the table; by default ``Scratch``, ``Supervised``, ``SoCo`` or the method that was imported, by
+            `init`.
 
     Raises:
         InputError: the data set or the weights are not what they should be, or there is no detector for the

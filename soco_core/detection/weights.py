@@ -11,7 +11,7 @@ from soco_core.artifacts.fingerprint import file_sha256
 from soco_core.artifacts.result import open_result
 from soco_core.artifacts.unpickle import load_foreign
 from soco_core.artifacts.weight_names import to_canonical, to_target
-from soco_core.artifacts.weights import Coverage, load_canonical
+from soco_core.artifacts.weights import CANONICAL, Coverage, load_canonical
 from soco_core.errors import InputError
 from soco_core.storage import is_s3
 
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SCRATCH = "scratch"
+IMPORTED = "import"
 EXPORT = "torchvision.pth"
 BODY = "backbone.body."
+ENCODER = "encoder."
 DETECTRON2_BODIES = ("backbone.bottom_up.", "backbone.stem.", "stem.")
 """What keys of detectron2's detectors begin with: with an FPN, C4, and its classifiers."""
 
@@ -40,7 +42,7 @@ class Initialisation:
 
 
 def find_initialisation(init: str) -> Initialisation:
-    """Look up ``scratch``, a weights file, or the directory or URI of a `convert` result.
+    """Look up ``scratch``, a weights file, or the directory or URI of a `convert` or `import` result.
 
     Raises:
         InputError: there is no such thing.
@@ -48,14 +50,22 @@ def find_initialisation(init: str) -> Initialisation:
     if init == SCRATCH:
         return Initialisation("Scratch", SCRATCH, SCRATCH, None)
     if is_s3(init) or Path(init).is_dir():
-        converted = open_result(init, stage="convert")
+        converted = open_result(init)
+        if converted.stage == IMPORTED:
+            method, file = str(converted.summary["method"]), str(converted.summary["file"])
+            description = f"{file}, imported as {converted.fingerprint}"
+            return Initialisation(method, description, converted.fingerprint, converted.path / CANONICAL)
+        if converted.stage != "convert":
+            raise InputError(
+                f"{converted.uri}: a result of `{converted.stage}`, but one of `convert` or `{IMPORTED}` is needed"
+            )
         description = f"converted weights {converted.fingerprint}"
         return Initialisation("SoCo", description, converted.fingerprint, converted.path / EXPORT)
     path = Path(init)
     if not path.is_file():
         raise InputError(
             f"--init {init}: no such file or folder; give `scratch`, a weights file (.pth, .pt, .pkl, .safetensors) or "
-            "the directory of a convert result"
+            "the directory of a result of `soco convert` or `soco import`"
         )
     digest = file_sha256(path)
     return Initialisation("Supervised", f"{path.name} (sha256 {digest[:12]})", digest, path)
@@ -101,8 +111,8 @@ def load_initialisation(model: nn.Module, start: Initialisation) -> Coverage:
 def _check(path: Path, key: str, name: str, value: Tensor, own: dict[str, Tensor]) -> None:
     if name not in own:
         raise InputError(
-            f"{path}: {key} is not a key of the recipe's detector; give the weights of its model.backbone, or a "
-            "convert result of the same recipe"
+            f"{path}: {key} is not a key of the recipe's detector; give the weights of its model.backbone, a convert "
+            "result of the same recipe, or what `soco import` makes of another method's checkpoint"
         )
     if value.shape != own[name].shape:
         raise InputError(
@@ -130,6 +140,9 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _detector_names(tensors: dict[str, Tensor]) -> dict[str, tuple[str | None, Tensor]]:
     """Map each key of a file to the detector's name (None for a classifier's keys) and its tensor."""
+    if f"{ENCODER}conv1.weight" in tensors:  # canonical names
+        convolutions = sum(re.fullmatch(r"head\.conv\d+\.weight", key) is not None for key in tensors)
+        return {key: (to_target(key, "torchvision", convolutions) or key, value) for key, value in tensors.items()}
     if any(key.startswith(DETECTRON2_BODIES) for key in tensors):
         convolutions = sum(re.fullmatch(r"roi_heads\.box_head\.conv\d+\.weight", key) is not None for key in tensors)
         return {key: (_from_detectron2(key, convolutions), value) for key, value in tensors.items()}

@@ -11,6 +11,7 @@ from torchvision.models import get_model
 from torchvision.ops import MultiScaleRoIAlign
 
 from soco_core.artifacts.result import locate, writing
+from soco_core.artifacts.unpickle import load_foreign
 from soco_core.artifacts.weights import load_canonical
 from soco_core.config import ModelConfig, Recipe
 from soco_core.convert.stage import convert
@@ -42,9 +43,19 @@ def test_the_stage_writes_all_exports(tmp_path: Path, network: Network, small_mo
     assert torch.equal(nested["model"]["backbone.fpn_output5.weight"], tensors["neck.fpn_convs.3.conv.weight"])
     assert len(flat) == len(nested["model"]) == len(canonical)
 
-    for target in ("torchvision", "detectron2"):
-        coverage = json.loads((result.path / f"{target}.coverage.json").read_text())
-        assert coverage["loaded"].keys() | coverage["left_out"].keys() == tensors.keys()
+    arrays = load_foreign(result.path / "detectron2.pkl")["model"]
+    assert arrays.keys() == nested["model"].keys()
+    assert (arrays["backbone.fpn_output5.weight"] == nested["model"]["backbone.fpn_output5.weight"].numpy()).all()
+    mmdetection = torch.load(result.path / "mmdetection.pth", weights_only=True)["state_dict"]
+    assert torch.equal(mmdetection["neck.fpn_convs.3.conv.weight"], tensors["neck.fpn_convs.3.conv.weight"])
+    dense = torch.load(result.path / "mmdetection-dense.pth", weights_only=True)["state_dict"]
+    assert torch.equal(dense["neck.fpn_convs.2.conv.weight"], tensors["neck.fpn_convs.3.conv.weight"])
+
+    for target in ("torchvision", "detectron2", "mmdetection"):
+        for name in (target, f"{target}-dense"):
+            coverage = json.loads((result.path / f"{name}.coverage.json").read_text())
+            assert coverage["loaded"].keys() | coverage["left_out"].keys() == tensors.keys()
+            assert result.summary[name]["loaded"] == len(coverage["loaded"])
         assert result.summary[target]["loaded"] == len(canonical)
     assert result.summary["keys"] == len(tensors)
     assert (result.path / "coverage.md").exists()

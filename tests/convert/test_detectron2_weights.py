@@ -2,12 +2,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 
 from soco_core.config import ModelConfig
-from soco_core.convert.export import export, split_pretrained
+from soco_core.convert.export import Export, export, split_pretrained
+from soco_core.convert.files import write_export
 from soco_core.models.soco import OnlineNetwork, ViewBatch
 
 Network = Callable[[ModelConfig], dict[str, torch.Tensor]]
@@ -80,7 +82,7 @@ def load(model: ModelConfig, tensors: dict[str, torch.Tensor], folder: Path) -> 
     from detectron2.checkpoint import DetectionCheckpointer
 
     canonical, left_out = split_pretrained(tensors, "test")
-    exported, coverage = export(canonical, "detectron2", model, left_out)
+    exported, coverage = export(canonical, Export("detectron2", model.architecture), model, left_out)
     torch.save({"model": exported}, folder / "detectron2.pth")
 
     detector = mask_rcnn(model)
@@ -122,6 +124,23 @@ def test_detectron2s_checkpointer_finds_every_key(
     pretrained = ("backbone.", "roi_heads.res5." if architecture == "c4" else "roi_heads.box_head.")
     expected = {key for key in detector.state_dict() if key.startswith(pretrained)}
     assert len(expected) == len(split_pretrained(network(model), "test")[0])
+
+
+@pytest.mark.parametrize("architecture", ["fpn", "c4"])
+def test_the_pickle_of_the_authors_workflow_gives_the_same(
+    architecture: Literal["fpn", "c4"], network: Network, tmp_path: Path
+) -> None:
+    from detectron2.checkpoint import DetectionCheckpointer
+
+    sizes = {"fpn_channels": 32, "head_fc_size": 64, "roi_size": 14 if architecture == "c4" else 7}
+    model = ModelConfig.model_validate({"architecture": architecture, **sizes})
+    each = Export("detectron2", architecture)
+    tensors, _ = export(split_pretrained(network(model), "test")[0], each, model, {})
+    write_export(tmp_path, each, tensors)
+    detector = mask_rcnn(model)
+    DetectionCheckpointer(detector).load(str(tmp_path / "detectron2.pkl"))
+    state = detector.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in tensors.items())
 
 
 def test_a_reduced_rows_weights_load_and_the_rest_stays_fresh(

@@ -5,23 +5,28 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from soco_core.artifacts.weight_names import Target
 from soco_core.config import ModelConfig
-from soco_core.convert.export import NEW_PARTS, check_complete, coverage_page, export, split_pretrained
+from soco_core.convert.export import Export, check_complete, export, exports_of, split_pretrained
+from soco_core.convert.page import coverage_page
 from soco_core.errors import InputError
 
 Network = Callable[[ModelConfig], dict[str, torch.Tensor]]
 Models = Callable[[str], ModelConfig]
 
-HEAD = {"torchvision": ["roi_heads.box_head.*"], "detectron2": ["roi_heads.box_head.*"]}
+HEAD = {
+    "torchvision": ["roi_heads.box_head.*"],
+    "detectron2": ["roi_heads.box_head.*"],
+    "mmdetection": ["roi_head.bbox_head.shared_convs.*", "roi_head.bbox_head.shared_fcs.*"],
+}
 FPN = {
     "torchvision": ["backbone.fpn.*"],
     "detectron2": [f"backbone.fpn_{part}{level}.*" for part in ("lateral", "output") for level in (2, 3, 4, 5)],
+    "mmdetection": ["neck.*"],
 }
 NOT_PRETRAINED = {
-    "fpn": {"torchvision": [], "detectron2": []},
-    # In detectron2's C4 detector all is pretrained; torchvision's detectors have an FPN and a box head.
-    "c4": {"torchvision": FPN["torchvision"] + HEAD["torchvision"], "detectron2": []},
+    "fpn": {"torchvision": [], "detectron2": [], "mmdetection": []},
+    # In a C4 detector all is pretrained; torchvision has none, and its detectors have an FPN and a box head.
+    "c4": {"torchvision": FPN["torchvision"] + HEAD["torchvision"], "detectron2": [], "mmdetection": []},
     "one level": {
         "torchvision": [
             *(f"backbone.fpn.inner_blocks.{i}.*" for i in (0, 1)),
@@ -30,6 +35,10 @@ NOT_PRETRAINED = {
         "detectron2": [
             *(f"backbone.fpn_lateral{i}.*" for i in (2, 3)),
             *(f"backbone.fpn_output{i}.*" for i in (2, 3, 5)),
+        ],
+        "mmdetection": [
+            *(f"neck.lateral_convs.{i}.*" for i in (0, 1)),
+            *(f"neck.fpn_convs.{i}.*" for i in (0, 1, 3)),
         ],
     },
     "without head": {
@@ -43,13 +52,25 @@ NOT_PRETRAINED = {
             *(f"backbone.fpn_output{i}.*" for i in (2, 4, 5)),
             *HEAD["detectron2"],
         ],
+        "mmdetection": [
+            "neck.lateral_convs.0.*",
+            *(f"neck.fpn_convs.{i}.*" for i in (0, 2, 3)),
+            *HEAD["mmdetection"],
+        ],
     },
     "without FPN": {target: FPN[target] + HEAD[target] for target in FPN},
     "without FPN, C4": {
         "torchvision": ["backbone.body.layer4.*", *FPN["torchvision"], *HEAD["torchvision"]],
         "detectron2": ["backbone.bottom_up.res5.*", *FPN["detectron2"], *HEAD["detectron2"]],
+        "mmdetection": ["backbone.layer4.*", *FPN["mmdetection"], *HEAD["mmdetection"]],
     },
 }
+WITHOUT_PYRAMID = {
+    "torchvision": ["backbone.fpn.inner_blocks.*", "backbone.fpn.layer_blocks.*"],
+    "detectron2": [f"backbone.fpn_{part}{level}.*" for part in ("lateral", "output") for level in (3, 4, 5)],
+    "mmdetection": ["neck.lateral_convs.*", *(f"neck.fpn_convs.{i}.*" for i in range(3))],
+}
+"""Of a dense detector, from a pretraining without FPN."""
 
 
 def test_every_key_is_loaded_or_left_out_with_a_reason(network: Network, kind: str, model_of: Models) -> None:
@@ -57,26 +78,44 @@ def test_every_key_is_loaded_or_left_out_with_a_reason(network: Network, kind: s
     tensors = network(small_model)
     check_complete(tensors, small_model, "file")
     canonical, left_out = split_pretrained(tensors, "test")
-    for target in ("torchvision", "detectron2"):
-        renamed, coverage = export(canonical, target, small_model, left_out)
+    assert len(exports_of(small_model)) == (3 if kind == "c4" else 6)
+    for each in exports_of(small_model):
+        renamed, coverage = export(canonical, each, small_model, left_out)
         assert coverage.loaded.keys() | coverage.left_out.keys() == tensors.keys()
         assert set(coverage.loaded.values()) == renamed.keys()
-        assert {key.partition(".")[0] for key in coverage.left_out} == {"projector", "predictor"}
+        assert not coverage.loaded.keys() & coverage.left_out.keys()
         assert all(coverage.left_out.values())
-        assert {"rpn", "box_predictor", "mask_head"} <= {
-            part for key in coverage.newly_initialised for part in key.replace("rpn_head", "rpn").split(".")
-        }
+        left = {key for key in coverage.left_out if key.partition(".")[0] not in {"projector", "predictor"}}
+        if each.detector != "dense":
+            assert not left
+            assert {"rpn", "mask_head"} <= {
+                part for key in coverage.newly_initialised for part in key.replace("rpn_head", "rpn").split(".")
+            }
+        else:
+            assert left == {
+                k for k in canonical if k.startswith(("head.", "neck.lateral_convs.0.", "neck.fpn_convs.0."))
+            }
+            assert "P6" in "".join(coverage.newly_initialised.values())
 
 
-@pytest.mark.parametrize("target", ["torchvision", "detectron2"])
+@pytest.mark.parametrize("target", ["torchvision", "detectron2", "mmdetection"])
 def test_what_a_pretraining_lacks_is_said_to_start_from_scratch(
-    target: Target, network: Network, kind: str, model_of: Models
+    target: str, network: Network, kind: str, model_of: Models
 ) -> None:
     canonical, _ = split_pretrained(network(model_of(kind)), "test")
-    _, coverage = export(canonical, target, model_of(kind), {})
-    always = NEW_PARTS[target].keys()
-    assert sorted(coverage.newly_initialised.keys() - always) == sorted(NOT_PRETRAINED[kind][target])
-    assert always <= coverage.newly_initialised.keys()
+    for each in exports_of(model_of(kind)):
+        if each.target != target:
+            continue
+        _, coverage = export(canonical, each, model_of(kind), {})
+        always = each.new_parts.keys()
+        assert always <= coverage.newly_initialised.keys()
+        found = sorted(coverage.newly_initialised.keys() - always)
+        if each.detector != "dense":
+            assert found == sorted(NOT_PRETRAINED[kind][target])
+        elif kind == "fpn":
+            assert found == []
+        elif kind == "without FPN":
+            assert found == sorted(WITHOUT_PYRAMID[target])
 
 
 def test_weights_of_another_kind_are_refused(network: Network, model_of: Models) -> None:
@@ -90,7 +129,7 @@ def test_a_key_without_a_name_is_not_lost_in_silence(network: Network, small_mod
     canonical, _ = split_pretrained(network(small_model), "test")
     canonical["encoder.layer5.0.conv.weight"] = torch.zeros(1)
     with pytest.raises(InputError, match=r"encoder\.layer5\.0\.conv\.weight: no name in detectron2"):
-        export(canonical, "detectron2", small_model, {})
+        export(canonical, Export("detectron2", "fpn"), small_model, {})
 
 
 def test_an_unknown_part_is_refused() -> None:
@@ -113,11 +152,16 @@ def test_completeness(network: Network, small_model: ModelConfig) -> None:
 def test_the_page_names_every_key(network: Network, small_model: ModelConfig) -> None:
     tensors = network(small_model)
     canonical, left_out = split_pretrained(tensors, "test")
-    page = coverage_page(
-        [export(canonical, target, small_model, left_out)[1] for target in ("torchvision", "detectron2")]
-    )
+    page = coverage_page([export(canonical, each, small_model, left_out)[1] for each in exports_of(small_model)])
     assert all(f"`{key}`" in page for key in tensors)
     assert (
-        "| `neck.fpn_convs.0.conv.weight` | `backbone.fpn.layer_blocks.0.0.weight` | `backbone.fpn_output2.weight` |"
-        in page
+        "| `neck.fpn_convs.0.conv.weight` | `backbone.fpn.layer_blocks.0.0.weight` | `backbone.fpn_output2.weight` | "
+        "`neck.fpn_convs.0.conv.weight` |  |  |  |" in page
     )
+    assert (
+        "| `neck.fpn_convs.3.conv.weight` | `backbone.fpn.layer_blocks.3.0.weight` | `backbone.fpn_output5.weight` | "
+        "`neck.fpn_convs.3.conv.weight` | `backbone.fpn.layer_blocks.2.0.weight` | `backbone.fpn_output5.weight` | "
+        "`neck.fpn_convs.2.conv.weight` |" in page
+    )
+    assert "- `head.fc1.bias`: box head: RetinaNet and FCOS have none (torchvision-dense, " in page
+    assert "a detector has no such part (4.2)\n" in page

@@ -4,6 +4,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torchvision.models import resnet50
+from torchvision.models.detection import retinanet_resnet50_fpn_v2
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from soco_core.artifacts.weight_names import MODULES, TARGETS, Target, to_canonical, to_target
 from soco_core.config import ModelConfig
@@ -137,6 +141,89 @@ def test_a_c4_detector_has_its_fifth_block_in_the_heads_only(key: str) -> None:
 
 
 def test_both_architectures_agree_on_torchvisions_names_of_the_resnet() -> None:
-    assert {row.canonical for row in MODULES["c4"]}.isdisjoint({"head.fc1", "neck.lateral_convs.{i}.conv"})
+    assert {row.canonical for row in MODULES["c4"]}.isdisjoint({"head.fc1", "neck.lateral_convs.0.conv"})
     for key in ("encoder.bn1.bias", "encoder.layer4.0.conv2.weight", "encoder.layer1.2.downsample.1.weight"):
         assert to_target(key, "torchvision", 4, "c4") == to_target(key, "torchvision", 4, "fpn")
+
+
+@pytest.mark.parametrize(
+    ("canonical", "mmdetection"),
+    [
+        ("encoder.conv1.weight", "backbone.conv1.weight"),
+        ("encoder.bn1.running_var", "backbone.bn1.running_var"),
+        ("encoder.layer3.5.bn2.bias", "backbone.layer3.5.bn2.bias"),
+        ("encoder.layer4.0.downsample.0.weight", "backbone.layer4.0.downsample.0.weight"),
+        ("neck.lateral_convs.0.conv.weight", "neck.lateral_convs.0.conv.weight"),
+        ("neck.fpn_convs.3.bn.bias", "neck.fpn_convs.3.bn.bias"),
+        ("head.conv1.weight", "roi_head.bbox_head.shared_convs.0.conv.weight"),
+        ("head.bn4.running_mean", "roi_head.bbox_head.shared_convs.3.bn.running_mean"),
+        ("head.fc1.weight", "roi_head.bbox_head.shared_fcs.0.weight"),
+    ],
+)
+def test_names_of_mmdetection_by_hand(canonical: str, mmdetection: str) -> None:
+    assert to_target(canonical, "mmdetection", 4) == mmdetection
+    assert to_canonical(mmdetection, "mmdetection", 4) == canonical
+
+
+def test_mmdetections_c4_detector_has_its_fifth_block_in_the_shared_head() -> None:
+    name = to_target("encoder.layer4.2.bn3.weight", "mmdetection", 4, "c4")
+    assert name == "roi_head.shared_head.layer4.2.bn3.weight"
+    assert to_canonical("backbone.layer4.2.bn3.weight", "mmdetection", 4, "c4") is None
+
+
+@pytest.mark.parametrize(
+    ("canonical", "torchvision", "detectron2", "mmdetection"),
+    [
+        (
+            "neck.lateral_convs.1.conv.weight",
+            "backbone.fpn.inner_blocks.0.0.weight",
+            "backbone.fpn_lateral3.weight",
+            "neck.lateral_convs.0.conv.weight",
+        ),
+        (
+            "neck.fpn_convs.3.bn.bias",
+            "backbone.fpn.layer_blocks.2.1.bias",
+            "backbone.fpn_output5.norm.bias",
+            "neck.fpn_convs.2.bn.bias",
+        ),
+        (
+            "encoder.layer1.0.conv1.weight",
+            "backbone.body.layer1.0.conv1.weight",
+            "backbone.bottom_up.res2.0.conv1.weight",
+            "backbone.layer1.0.conv1.weight",
+        ),
+    ],
+)
+def test_the_pyramid_of_a_dense_detector_counts_from_c3(
+    canonical: str, torchvision: str, detectron2: str, mmdetection: str
+) -> None:
+    for target, name in zip(TARGETS, (torchvision, detectron2, mmdetection), strict=True):
+        assert to_target(canonical, target, 4, "dense") == name
+        assert to_canonical(name, target, 4, "dense") == canonical
+
+
+@pytest.mark.parametrize("key", ["neck.lateral_convs.0.conv.weight", "neck.fpn_convs.0.bn.bias", "head.fc1.bias"])
+def test_a_dense_detector_has_neither_p2_nor_a_box_head(key: str) -> None:
+    assert {to_target(key, target, 4, "dense") for target in TARGETS} == {None}
+
+
+@pytest.mark.parametrize("key", ["neck.fpn_convs.3.conv.weight", "neck.fpn_convs.4.conv.weight"])
+def test_p6_and_p7_of_a_dense_detector_are_no_levels_of_ours(key: str) -> None:
+    assert to_canonical(key, "mmdetection", 4, "dense") is None
+
+
+def test_dense_names_and_shapes_are_those_of_torchvisions_retinanet(network: Network) -> None:
+    with torch.device("meta"):
+        detector = retinanet_resnet50_fpn_v2(weights=None, weights_backbone=None)
+        layers = {"layer2": "0", "layer3": "1", "layer4": "2"}
+        top = LastLevelP6P7(16, 16)
+        detector.backbone = BackboneWithFPN(resnet50(), layers, [512, 1024, 2048], 16, top, torch.nn.BatchNorm2d)
+    canonical, _ = split_pretrained(network(MODELS[1]), "test")
+    names = {to_target(key, "torchvision", 4, "dense"): value.shape for key, value in canonical.items()}
+    names.pop(None)
+    state = detector.state_dict()
+    assert names == {
+        key: value.shape
+        for key, value in state.items()
+        if key.startswith("backbone.") and not key.startswith("backbone.fpn.extra_blocks.")
+    }

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torchvision.models import resnet18
 
 from soco_core.artifacts.result import locate, writing
-from soco_core.convert.export import export, split_pretrained
+from soco_core.convert.export import Export, export, split_pretrained
 from soco_core.detection.model import build_detector
 from soco_core.detection.weights import find_initialisation, load_initialisation
 from soco_core.errors import InputError
@@ -127,7 +127,7 @@ def test_converted_weights_under_detectron2s_names_are_the_same(tmp_path, model,
     canonical, left_out = split_pretrained(OnlineNetwork(SMALL.model).state_dict(), "test")
     files = {}
     for target in ("torchvision", "detectron2"):
-        tensors, _ = export(canonical, target, SMALL.model, left_out)
+        tensors, _ = export(canonical, Export(target, "fpn"), SMALL.model, left_out)
         files[target] = tensors
     path = tmp_path / f"detectron2.{suffix}"
     if suffix == "pth":
@@ -168,7 +168,7 @@ def test_a_classifier_of_detectron2s_model_zoo_fills_the_backbone(tmp_path, mode
 
 def test_a_whole_detector_of_detectron2_is_refused_by_the_key_that_does_not_fit(tmp_path, model):
     canonical, left_out = split_pretrained(OnlineNetwork(SMALL.model).state_dict(), "test")
-    tensors, _ = export(canonical, "detectron2", SMALL.model, left_out)
+    tensors, _ = export(canonical, Export("detectron2", "fpn"), SMALL.model, left_out)
     tensors["proposal_generator.rpn_head.conv.weight"] = torch.zeros(1)
     torch.save({"model": tensors}, tmp_path / "model_final.pth")
     with pytest.raises(InputError, match=r"proposal_generator.rpn_head.conv.weight is not a key of the recipe's"):

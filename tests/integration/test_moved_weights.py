@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchvision.models import resnet18
 
 from soco_core.artifacts.result import locate, writing
 from soco_core.artifacts.weights import PRETRAINED, save_canonical
 from soco_core.config import Recipe
+from soco_core.convert.import_stage import import_foreign
 from soco_core.convert.stage import convert
 from soco_core.detection.model import build_detector
 from soco_core.detection.weights import find_initialisation, load_initialisation
+from soco_core.errors import InputError
 from soco_core.models.regions import assign_levels, pool_regions
 from soco_core.models.soco import OnlineNetwork
 from soco_core.recipes import load_recipe
@@ -70,3 +73,50 @@ def test_pyramid_and_box_head_are_equal_in_the_detector(backbone: str, tmp_path:
     assert len(coverage.loaded) == len(exported)
     assert set(coverage.loaded.values()) | set(coverage.newly_initialised) == set(detector.state_dict())
     assert not any(key.startswith(("backbone.", "roi_heads.box_head.")) for key in coverage.newly_initialised)
+
+
+def test_another_methods_backbone_is_imported_and_is_the_detectors(tmp_path: Path) -> None:
+    recipe = load_recipe("demo", [*SMALL, "model.backbone=resnet18"])
+    torch.manual_seed(2)
+    resnet = resnet18().state_dict()
+    head = {"module.encoder_q.fc.weight": torch.zeros(4, 4)}
+    moco = {f"module.encoder_q.{key}": value for key, value in resnet.items() if not key.startswith("fc.")} | head
+    torch.save({"state_dict": moco}, tmp_path / "moco.pth.tar")
+    start = find_initialisation(
+        import_foreign(recipe, weights=str(tmp_path / "moco.pth.tar"), output=str(tmp_path)).uri
+    )
+    assert start.method == "MoCo"
+    assert "moco.pth.tar" in start.description
+    detector = build_detector(recipe, num_classes=5)
+    coverage = load_initialisation(detector, start)
+    state = detector.state_dict()
+    assert len(coverage.loaded) == 120
+    assert all(torch.equal(state[f"backbone.body.{key}"], value) for key, value in resnet.items() if key[:3] != "fc.")
+    assert {key.split(".")[0] for key in coverage.newly_initialised} == {"backbone", "rpn", "roi_heads"}
+    assert not any(key.startswith("backbone.body.") for key in coverage.newly_initialised)
+
+
+def test_the_authors_weights_bring_pyramid_and_box_head(tmp_path: Path) -> None:
+    recipe = load_recipe("demo", [*SMALL, "model.backbone=resnet18"])
+    torch.manual_seed(3)
+    online = OnlineNetwork(recipe.model).state_dict()
+    theirs = {
+        f"module.{key}": value for key, value in online.items() if not key.startswith(("projector.", "predictor."))
+    }
+    torch.save({"model": theirs | {"module.projector.linear1.weight": torch.zeros(4, 4)}}, tmp_path / "soco.pth")
+    imported = import_foreign(recipe, weights=str(tmp_path / "soco.pth"), name="SoCo*", output=str(tmp_path))
+    start = find_initialisation(imported.uri)
+    assert start.method == "SoCo*"
+    detector = build_detector(recipe, num_classes=5)
+    coverage = load_initialisation(detector, start)
+    state = detector.state_dict()
+    assert coverage.loaded.keys() == {key.removeprefix("module.") for key in theirs}
+    assert all(torch.equal(state[name], online[key]) for key, name in coverage.loaded.items())
+    assert not any(key.startswith(("backbone.", "roi_heads.box_head.")) for key in coverage.newly_initialised)
+
+
+def test_a_result_of_another_stage_is_no_start(tmp_path: Path) -> None:
+    recipe = load_recipe("demo", SMALL)
+    _, uri = pretrained(recipe, tmp_path)
+    with pytest.raises(InputError, match=r"a result of `pretrain`, but one of `convert` or `import` is needed"):
+        find_initialisation(uri)

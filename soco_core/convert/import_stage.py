@@ -1,0 +1,90 @@
+"""Stage `import`: another method's weights under canonical names, so that every row goes through the same benchmark."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from soco_core import storage
+from soco_core.artifacts.fingerprint import file_sha256
+from soco_core.artifacts.result import ResultDirectory, locate
+from soco_core.artifacts.stage import complete
+from soco_core.config import Recipe
+from soco_core.console import say
+from soco_core.errors import InputError
+from soco_core.tracking import Tracker, TrackingContext
+
+CONTRACT = 1
+IMAGES_NOTE = (
+    "The detector gives these weights RGB images with torchvision's mean and standard deviation, and has its stride in "
+    "the 3x3 convolution. No key says what the weights were trained with; releases known to differ (Caffe2's ResNets, "
+    "detectron2's model zoo) are refused."
+)
+
+
+def import_foreign(
+    recipe: Recipe,
+    *,
+    weights: str,
+    output: str,
+    layout: str | None = None,
+    name: str | None = None,
+    tracking: TrackingContext | None = None,
+) -> ResultDirectory:
+    """Take over the backbone of another method's checkpoint (of the authors' SoCo the FPN and the box head too).
+
+    The result holds ``canonical.safetensors``, ``coverage.json`` and ``coverage.md``; `soco finetune --init` takes it.
+
+    Args:
+        recipe: its section `model` says what the weights must be.
+        weights: the file, a path or an S3 URI.
+        output: root of all results.
+        layout: name of a layout (:data:`soco_core.convert.layouts.LAYOUTS`); by default told from the keys.
+        name: row of the table; by default the layout's method.
+        tracking: where to track, or None.
+
+    Raises:
+        InputError: as :func:`soco_core.convert.importing.import_weights`, or methods share the layout and `name` is not
+            given.
+    """
+    path = Path(weights)
+    if storage.is_s3(weights):
+        path = storage.scratch_path(weights)
+        storage.download(weights, path)
+    if not path.is_file():
+        raise InputError(f"{weights}: no such file; give a file of weights (.pth, .pth.tar, .pt, .pkl, .safetensors)")
+    inputs = {"weights": file_sha256(path), "layout": layout or "", "method": name or ""}
+    result = locate(output, "import", CONTRACT, recipe, ("model",), inputs)
+
+    def compute(result: ResultDirectory, tracker: Tracker) -> dict[str, Any]:
+        from soco_core.artifacts.weights import CANONICAL, save_canonical
+        from soco_core.convert.importing import import_weights
+        from soco_core.convert.page import coverage_page
+
+        imported = import_weights(path, recipe.model, layout)
+        method = name or imported.layout.method
+        if method is None:
+            raise InputError(
+                f"{weights}: several methods share the layout `{imported.layout.name}`; name the row of the table with "
+                "--name"
+            )
+        coverage = imported.coverage
+        header = {"backbone": recipe.model.backbone, "method": method, "layout": imported.layout.name}
+        save_canonical(result.path / CANONICAL, imported.tensors, header)
+        coverage.write(result.path / "coverage.json")
+        about = f"## Source\n\n`{path.name}`, layout `{imported.layout.name}`, method {method}. {IMAGES_NOTE}\n"
+        storage.write_text(result.path / "coverage.md", f"{coverage_page([coverage])}\n{about}")
+        say(
+            f"import {method}: layout {imported.layout.name}; {len(coverage.loaded)} keys loaded, "
+            f"{len(coverage.left_out)} left out, {len(coverage.newly_initialised)} newly initialised"
+        )
+        return {
+            "method": method,
+            "layout": imported.layout.name,
+            "file": path.name,
+            "loaded": len(coverage.loaded),
+            "left_out": len(coverage.left_out),
+            "newly_initialised": len(coverage.newly_initialised),
+        }
+
+    return complete(result, recipe, tracking, compute, label=f"import {name or path.name}")
