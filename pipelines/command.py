@@ -10,17 +10,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipelines.compare import check_comparisons, parameters, read_comparisons
 from pipelines.local import refuse_rewritten, run_local
 from pipelines.options import LOCAL_SHARDS, parse_options
 from pipelines.proposals import RETRIED, ShardTasks
 from pipelines.submit import check_endpoint, endpoint, submit
 from soco_core.artifacts.benchmark import COLUMNS
 from soco_core.config import Recipe
-from soco_core.detection.coco import open_coco
+from soco_core.detection.coco import open_finetuning_data
 from soco_core.engine.component import EXIT_INPUT
 from soco_core.engine.setup import usable_cores
 from soco_core.errors import InputError, SocoError, one_line
-from soco_core.plan.inputs import absolute, check_boxes_file, check_weights, look_at_images, with_absolute_files
+from soco_core.plan.inputs import (
+    absolute,
+    check_boxes_file,
+    check_weights,
+    look_at_images,
+    named_coco,
+    with_absolute_files,
+)
 from soco_core.recipes import load_recipe, named_recipes
 from soco_core.storage import is_s3, join, read_text
 
@@ -31,7 +39,7 @@ def main(build: Callable[..., Any], name: str, argv: list[str] | None = None) ->
     """Compile, run or submit a pipeline; return the exit status.
 
     Args:
-        build: takes image, demo, supervised, shard_tasks and defaults, and returns a kfp pipeline.
+        build: takes image, demo, supervised, shard_tasks, comparisons and defaults, and returns a kfp pipeline.
         name: of the pipeline's script.
         argv: arguments; by default those of the process.
     """
@@ -39,6 +47,7 @@ def main(build: Callable[..., Any], name: str, argv: list[str] | None = None) ->
     try:
         options = parse_options(name, arguments)
         recipe = load_recipe(options.recipe, options.set)
+        options.compare = read_comparisons(options.compare, recipe)
         if options.local:
             return _local(build, name, recipe, options)
         return _submit(build, recipe, options) if options.submit else _compile(build, name, recipe, options)
@@ -62,6 +71,7 @@ def _build(build: Callable[..., Any], options: argparse.Namespace, defaults: dic
         demo=not options.images,
         supervised=bool(options.supervised),
         shard_tasks=shard_tasks,
+        comparisons=options.compare,
         defaults=defaults,
     )
 
@@ -73,6 +83,7 @@ def _arguments(options: argparse.Namespace, recipe: str, output: str | None) -> 
         "images": options.images,
         "coco": options.coco,
         "supervised": options.supervised,
+        **{name: each.weights for name, each in parameters(options.compare).items()},
         "output": output,
         "tracking_uri": options.tracking_uri,
         "shards": options.shards,
@@ -121,11 +132,13 @@ def _local(build: Callable[..., Any], name: str, recipe: Recipe, options: argpar
     check_boxes_file(recipe)
     if options.images:
         look_at_images(options.images, recipe.images)
-        open_coco(options.coco)
+        open_finetuning_data(options.coco, recipe)
     if options.supervised:
         check_weights(options.supervised)
+    options.compare = check_comparisons(options.compare, recipe)
     for option in ("images", "coco", "supervised"):
-        setattr(options, option, absolute(getattr(options, option) or ""))
+        value = getattr(options, option) or ""
+        setattr(options, option, value if option == "coco" and named_coco(value) else absolute(value))
     recipe = share_cores_of_shards(with_absolute_files(recipe), options)
     local_output = Path("runs", recipe.name).resolve()
     output = absolute(options.output or str(local_output))

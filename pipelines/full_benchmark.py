@@ -8,7 +8,7 @@ python pipelines/full_benchmark.py --submit   run on a cluster
 
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,9 +17,11 @@ from kfp import dsl
 from components.convert.component import convert
 from components.demo_data.component import demo_data
 from components.finetune.component import finetune
+from components.import_weights.component import import_weights
 from components.plan.component import plan
 from components.pretrain.component import pretrain
 from components.report.component import report
+from pipelines.compare import Comparison, parameters
 from pipelines.proposals import DEFAULT_SHARDS, ShardTasks, proposals_part
 from pipelines.tasks import add_task
 
@@ -32,6 +34,7 @@ def build_pipeline(
     demo: bool,
     supervised: bool,
     shard_tasks: ShardTasks,
+    comparisons: Sequence[Comparison] = (),
     defaults: Mapping[str, str | int] | None = None,
 ) -> Any:
     """Build the DAG; what is known now is unrolled, so that every task can be seen in it.
@@ -41,15 +44,18 @@ def build_pipeline(
         demo: render images and a COCO-format data set instead of taking `images` and `coco`.
         supervised: also finetune from the weights file `supervised`.
         shard_tasks: limits, resources and retries of the proposals' shards.
+        comparisons: other methods' weights, each imported and then finetuned as a row of its own.
         defaults: values of parameters that a run need not give.
 
     Returns:
         A kfp pipeline. Its parameters: the int shards (parts into which the images are divided for the
         proposals), and the strings recipe, output, tracking_uri; images and coco unless `demo`; supervised
-        if `supervised`. It returns the report's result directory.
+        if `supervised`; compare_1, compare_2 ... for the weights of `comparisons`. It returns the report's result
+        directory.
     """
     inputs = [*([] if demo else ["images", "coco"]), *(["supervised"] if supervised else [])]
-    names = ["recipe", *inputs, "output", "tracking_uri", "shards"]
+    compared = parameters(comparisons)
+    names = ["recipe", *inputs, *compared, "output", "tracking_uri", "shards"]
 
     run = partial(add_task, image=image)
     propose_all = proposals_part(image, shard_tasks)
@@ -73,13 +79,26 @@ def build_pipeline(
         ).outputs
         common = {"recipe": planned["recipe"], "tracking": planned["tracking"], "output": given["output"]}
 
+        # Before all that takes hours: a release that cannot be taken ends the run at once.
+        imported = {
+            each.row: run(
+                import_weights,
+                name=f"import {each.row}",
+                weights=given[name],
+                method=each.row,
+                layout=each.layout,
+                **common,
+            ).output
+            for name, each in compared.items()
+        }
         proposals = propose_all(shards=given["shards"], images=images, **common)
         pretrained = run(pretrain, proposals=proposals, images=images, **common).output
         converted = run(convert, pretrained=pretrained, **common).output
 
-        rows = {"Scratch": "scratch", **({"Supervised": weights} if supervised else {}), "SoCo": converted}
+        slots = dict(zip(imported, parameters(comparisons), strict=True))
+        rows = {"Scratch": "scratch", **({"Supervised": weights} if supervised else {}), **imported, "SoCo": converted}
         benchmarks = {
-            method.lower(): run(
+            slots.get(method, method.lower()): run(
                 finetune, name=f"finetune {method}", method=method, init=init, coco=coco, **common
             ).outputs["Output"]
             for method, init in rows.items()
@@ -89,7 +108,7 @@ def build_pipeline(
         ).outputs["Output"]
 
     known = {"tracking_uri": "", "shards": DEFAULT_SHARDS, **(defaults or {})}
-    parameters = [
+    signature = [
         inspect.Parameter(
             name,
             inspect.Parameter.KEYWORD_ONLY,
@@ -100,7 +119,7 @@ def build_pipeline(
     ]
     # kfp reads a pipeline's parameters from its signature (only those that this DAG uses), and passes
     # them in that order.
-    stages.__signature__ = inspect.Signature(parameters, return_annotation=str)  # type: ignore[attr-defined]
+    stages.__signature__ = inspect.Signature(signature, return_annotation=str)  # type: ignore[attr-defined]
     return dsl.pipeline(name=NAME, description="Pretrain by SoCo, finetune, and report beside the paper.")(stages)
 
 

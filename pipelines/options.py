@@ -64,8 +64,20 @@ def _parser(name: str) -> argparse.ArgumentParser:
         help="images to pretrain on: a folder, a pack, a COCO or VOC root, or an s3:// URI of one "
         "(without it and --coco: the rendered demo data)",
     )
-    add("--coco", metavar="DIR", help="COCO-format data set: images/, annotations/instances_{train,val}.json")
+    add(
+        "--coco",
+        metavar="DIR|NAME",
+        help="COCO-format data set: images/, annotations/instances_{train,val}.json; or a name such as mini-coco-5 "
+        "(`soco datasets list`)",
+    )
     add("--supervised", metavar="FILE", help="ImageNet-supervised weights; adds a row to the report")
+    add(
+        "--compare",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="another method's weights; adds a row. NAME: its layout (docs/weights.md), or the row; repeatable",
+    )
     add("--output", metavar="DIR", help="root of all results (--local: runs/<name of the recipe>)")
     add("--tracking-uri", default="", metavar="URI", help="MLflow (default: mlflow.db in the output directory)")
     _add_shard_options(parser.add_argument_group("shards of the proposals"))

@@ -12,10 +12,11 @@ from typer.exceptions import TyperException
 from soco_core.config import Recipe
 from soco_core.console import say
 from soco_core.datasets.command import app as datasets
-from soco_core.engine.processes import leave
+from soco_core.engine.loading import killed_loader
+from soco_core.engine.processes import leave, stop_on_sigterm
 from soco_core.engine.setup import share_cores
 from soco_core.errors import InterruptedStageError, SocoError, one_line
-from soco_core.recipes import describe_recipes, load_recipe
+from soco_core.recipes import describe_recipes, load_recipe, override
 from soco_core.tracking import TrackingContext
 
 app = typer.Typer(
@@ -163,7 +164,7 @@ def pretrain(
 
 @app.command()
 def convert(
-    pretrained: Annotated[str, typer.Option(help="Result of `soco pretrain`.")],
+    pretrained: Annotated[str, typer.Option(help="Result of `soco pretrain`, or of `soco import`.")],
     recipe: RecipeOption = DEFAULT_RECIPE,
     overrides: SetOption = None,
     output: OutputOption = DEFAULT_OUTPUT,
@@ -197,7 +198,71 @@ def import_foreign(
 
 @app.command()
 def finetune(
-    coco: Annotated[str, typer.Option(help="Folder of a COCO-format data set, or a name such as mini-coco-5.")],
+    benchmark: Annotated[
+        str, typer.Option(help="One of the paper's (`soco benchmarks`), instead of the recipe's section `finetune`.")
+    ] = "",
+    coco: Annotated[
+        str, typer.Option(help="Folder of a data set, or a name such as mini-coco-5; by default the benchmark's.")
+    ] = "",
+    data: Annotated[
+        str | None, typer.Option(help="Where data sets lie by name: a folder of them, or the benchmark's own folder.")
+    ] = None,
+    init: Annotated[
+        str, typer.Option(help="`scratch`, a file of weights, or a result of `soco convert` or `soco import`.")
+    ] = "scratch",
+    scale: Annotated[
+        str, typer.Option(metavar="cpu|NAME=FACTOR,...", help="Shorten the benchmark: iterations, batch, size, width.")
+    ] = "",
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images in a step; the benchmark's schedule follows by the linear rule.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="Row of the table; by default told from --init.")] = None,
+    recipe: RecipeOption = DEFAULT_RECIPE,
+    overrides: SetOption = None,
+    output: OutputOption = DEFAULT_OUTPUT,
+    debug: DebugOption = False,
+) -> None:
+    """Finetune and evaluate a detector (paper 4.2 to 4.5)."""
+    from soco_core.benchmarks.choose import choose_benchmark
+    from soco_core.detection.stage import finetune
+
+    chosen = _recipe(recipe, overrides)
+    if benchmark:
+        chosen = override(choose_benchmark(chosen, benchmark, scale, batch_size), "finetune", overrides or ())
+    elif scale or batch_size is not None:
+        raise SocoError("--scale and --batch-size change one of the paper's benchmarks; name it by --benchmark")
+    if not (benchmark or coco or data):
+        raise SocoError("nothing to finetune on; give --benchmark NAME (`soco benchmarks` lists them) or --coco DIR")
+    print(finetune(chosen, coco=coco, data=data, init=init, method=method, output=output, tracking=_tracking()).uri)
+
+
+@app.command()
+def predict(
+    weights: Annotated[str, typer.Argument(help="Result of `soco finetune`, or its model.safetensors.")],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Image files, and folders of them.")],
+    score: Annotated[float, typer.Option(help="Least score of the detections that are drawn.")] = 0.5,
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder of the results.")] = "predictions",
+    debug: DebugOption = False,
+) -> None:
+    """Find objects in images by a finetuned detector: COCO results and drawings."""
+    from soco_core.detection.predict_command import predict_images
+
+    print(predict_images(weights, images, output=output, score=score))
+
+
+@app.command()
+def benchmarks() -> None:
+    """List the paper's transfer experiments: table, data set, schedule and the paper's numbers."""
+    from soco_core.benchmarks.listing import listing
+
+    print(listing())
+
+
+@app.command()
+def linear(
+    images: Annotated[
+        str, typer.Option(help="Folder, s3:// URI or pack with train/CLASS/ and val/CLASS/, or `imagenet`.")
+    ],
     init: Annotated[
         str, typer.Option(help="`scratch`, a file of weights, or a result of `soco convert` or `soco import`.")
     ] = "scratch",
@@ -207,11 +272,11 @@ def finetune(
     output: OutputOption = DEFAULT_OUTPUT,
     debug: DebugOption = False,
 ) -> None:
-    """Finetune and evaluate Mask R-CNN R50-FPN (paper 4.2)."""
-    from soco_core.detection.stage import finetune
+    """Evaluate a backbone by a linear classifier and by nearest neighbours (paper B)."""
+    from soco_core.linear.stage import linear
 
     chosen = _recipe(recipe, overrides)
-    print(finetune(chosen, coco=coco, init=init, method=method, output=output, tracking=_tracking()).uri)
+    print(linear(chosen, images=images, init=init, method=method, output=output, tracking=_tracking()).uri)
 
 
 @app.command()
@@ -271,23 +336,30 @@ def doctor(debug: DebugOption = False) -> None:
 def main() -> None:
     """Run the command line; an error is one line (a traceback with ``--debug``) and a non-zero status."""
     share_cores()
+    stop_on_sigterm()
     try:
         status = app(standalone_mode=False)
+    except KeyboardInterrupt:
+        status = STOPPED
     except InterruptedStageError as error:
         say(one_line(error))
         leave(STOPPED)
+    except SystemExit as end:  # a process that follows another one, with that one's status
+        leave(end.code if isinstance(end.code, int) else 1)
     except TyperException as error:
         if error.format_message():  # `soco` alone has none: its help is shown
             say(f"error: {error.format_message()} (--help lists what there is)")
         sys.exit(2)
-    except Exception as error:
+    except Exception as caught:
         if "--debug" in sys.argv:
             traceback.print_exc()
-        expected = isinstance(error, SocoError)
-        say(f"error: {one_line(error)}{'' if expected else ' (--debug shows the traceback)'}")
-        sys.exit(2 if expected else 1)
+        known = killed_loader(caught) or caught
+        expected = isinstance(known, SocoError)
+        say(f"error: {one_line(known)}{'' if expected else ' (--debug shows the traceback)'}")
+        leave(2 if expected else 1)
     if status == STOPPED:  # typer's answer to KeyboardInterrupt
         say("stopped; run the same command to go on")
+        leave(STOPPED)
     sys.exit(status or 0)
 
 

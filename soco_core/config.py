@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-Probability = Annotated[float, Field(ge=0, le=1)]
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
+from soco_core.config_fields import PositiveFloat, PositiveInt, Probability, Section
+from soco_core.finetune_config import FinetuneConfig
+from soco_core.linear_config import LinearConfig
+
 ResNetName = Literal[
     "resnet18",
     "resnet34",
@@ -37,14 +38,6 @@ def _number_as_text(value: object) -> str:
     if type(value) is not int and not isinstance(value, str):
         raise ValueError(f"{SUBSET_FORMS}, not {value!r}")
     return str(value)
-
-
-class Section(BaseModel):
-    """A part of the recipe: unknown keys are refused, values are not silently converted."""
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
 
 
 class ImagesConfig(Section):
@@ -315,82 +308,6 @@ class PretrainConfig(Section):
         return self
 
 
-class FinetuneConfig(Section):
-    """Mask R-CNN R50-FPN on a COCO-format data set (4.2; detectron2's settings of the COCO 1x schedule)."""
-
-    benchmark: str = "coco-fpn-1x"
-    """Name of the benchmark; the report shows the paper's rows for those of the paper."""
-    iterations: PositiveInt = 90_000
-    """Training steps (1x: 90,000)."""
-    batch_size: PositiveInt = 16
-    """Images in a step (4.2)."""
-    learning_rate: PositiveFloat = 0.02
-    """Base learning rate (4.2)."""
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Momentum of SGD."""
-    weight_decay: Annotated[float, Field(ge=0)] = 2.5e-5
-    """Weight decay of SGD (4.2)."""
-    warmup_iterations: Annotated[int, Field(ge=0)] = 1000
-    """Steps over which the learning rate rises linearly (4.2)."""
-    warmup_start_factor: Annotated[float, Field(gt=0, le=1)] = 0.001
-    """The warm-up begins at this share of the learning rate (detectron2)."""
-    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (2 / 3, 8 / 9)
-    """Shares of the iterations after which the learning rate drops by a factor of 10 (4.2)."""
-    gradient_clip: Annotated[float, Field(ge=0)] = 0.0
-    """Largest gradient norm; 0 turns clipping off (detectron2's default)."""
-    train_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (640, 672, 704, 736, 768, 800)
-    """Short sides in pixels, one drawn for each training image."""
-    test_size: PositiveInt = 800
-    """Short side in pixels of an evaluated image."""
-    max_size: PositiveInt = 1333
-    """Largest long side in pixels."""
-    anchor_sizes: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (
-        32,
-        64,
-        128,
-        256,
-        512,
-    )
-    """Anchor sizes in pixels on P2..P6."""
-    canonical_box_size: PositiveInt = 224
-    """A box of this side in pixels is pooled from P4, one of half of it from P3 (FPN, equation 1)."""
-    rpn_batch_per_image: PositiveInt = 256
-    """Anchors sampled for an image's RPN loss."""
-    anchors_train: PositiveInt = 2000
-    """Best anchors of each level that go into the RPN's NMS in training (detectron2)."""
-    anchors_test: PositiveInt = 1000
-    """Best anchors of each level that go into the RPN's NMS in evaluation (detectron2)."""
-    proposals_train: PositiveInt = 1000
-    """Proposals kept after NMS in training."""
-    proposals_test: PositiveInt = 1000
-    """Proposals kept after NMS in evaluation."""
-    roi_batch_per_image: PositiveInt = 512
-    """Proposals sampled for an image's RoI losses."""
-    mask_convs: PositiveInt = 4
-    """3x3 convolutions of the mask head."""
-    mask_channels: PositiveInt = 256
-    """Channels of the mask head."""
-    score_threshold: Probability = 0.05
-    """Detections below this score are dropped."""
-    detections_per_image: PositiveInt = 100
-    """Most detections of an image."""
-    precise_bn_images: Annotated[int, Field(ge=0)] = 3200
-    """Training images over which the batch-norm statistics are re-estimated before evaluation; 0: off."""
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if self.warmup_iterations >= self.iterations:
-            raise ValueError(
-                f"warmup_iterations ({self.warmup_iterations}) must be below iterations ({self.iterations})"
-            )
-        if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError(f"milestones {list(self.milestones)} must increase")
-        largest = max(*self.train_sizes, self.test_size)
-        if largest > self.max_size:
-            raise ValueError(f"max_size ({self.max_size}) is below a short side ({largest})")
-        return self
-
-
 class DemoDataConfig(Section):
     """The rendered scenes of `soco demo-data`."""
 
@@ -459,6 +376,7 @@ class Recipe(Section):
     model: ModelConfig = ModelConfig()
     pretrain: PretrainConfig = PretrainConfig()
     finetune: FinetuneConfig = FinetuneConfig()
+    linear: LinearConfig = LinearConfig()
     demo_data: DemoDataConfig = DemoDataConfig()
     datasets: DatasetsConfig = DatasetsConfig()
     runtime: RuntimeConfig = RuntimeConfig()

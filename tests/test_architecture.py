@@ -14,9 +14,20 @@ ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "soco_core"
 
 FLOORS = (
-    {"config", "console", "errors", "recipes", "storage", "tracking"},
+    {
+        "benchmarks",
+        "config",
+        "config_fields",
+        "console",
+        "errors",
+        "finetune_config",
+        "linear_config",
+        "recipes",
+        "storage",
+        "tracking",
+    },
     {"artifacts"},
-    {"engine", "launch", "models", "views", "images", "datasets"},
+    {"engine", "launch", "models", "views", "images", "datasets", "evaluation"},
     {"plan", "demo_data", "proposals", "pretrain", "convert", "detection", "linear", "report"},
     {"cli", "doctor", "view_command"},
 )
@@ -28,10 +39,14 @@ HEAVY = {
 LIGHT = sorted(
     {
         CORE / f"{name}.py"
-        for name in ("cli", "config", "console", "errors", "recipes/__init__", "storage", "tracking/__init__")
+        for name in (
+            *("cli", "config", "config_fields", "console", "errors", "finetune_config", "linear_config"),
+            *("recipes/__init__", "storage", "tracking/__init__"),
+        )
     }
     | set(CORE.glob("*/*stage.py"))
     | set((CORE / "artifacts").glob("*.py"))
+    | set((CORE / "benchmarks").glob("*.py"))
     | set((CORE / "datasets").glob("*.py"))
 )
 

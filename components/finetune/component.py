@@ -19,9 +19,9 @@ def finetune(
 
     Args:
         recipe: the resolved recipe as YAML text.
-        coco: folder of the COCO-format data set.
-        method: row of the report's table: Scratch, Supervised or SoCo.
-        init: ``scratch``, a weights file, or the result directory of a conversion.
+        coco: folder of the COCO-format data set, or a name such as mini-coco-5.
+        method: row of the report's table: Scratch, Supervised, SoCo, or another method's.
+        init: ``scratch``, a weights file, or the result directory of a conversion or an import.
         output: root of all results.
         metrics: the paper's columns, for the Kubeflow UI.
         tracking: the tracking context as JSON; empty for none.

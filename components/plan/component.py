@@ -21,7 +21,7 @@ def plan(
     Args:
         recipe: name of a recipe, path of a YAML file, or YAML text.
         images: image set to pretrain on.
-        coco: folder of the COCO-format data set.
+        coco: folder of the COCO-format data set, or a name such as mini-coco-5.
         output: root of all results.
         supervised: file of ImageNet-supervised weights; empty for none.
         tracking_uri: MLflow tracking URI; empty for the default.
@@ -33,12 +33,13 @@ def plan(
     from soco_core.engine.component import read_recipe, stage_process
 
     with stage_process("plan") as stage:
-        from soco_core.detection.coco import open_coco
+        from soco_core.detection.coco import open_finetuning_data
         from soco_core.plan.stage import plan as settle
 
-        open_coco(coco)
+        resolved = read_recipe(recipe)
+        open_finetuning_data(coco, resolved)
         settled = settle(
-            read_recipe(recipe),
+            resolved,
             images=images,
             coco=coco,
             output=output,

@@ -16,16 +16,18 @@ COLUMNS = ("APbb", "APbb50", "APbb75", "APmk", "APmk50", "APmk75")
 
 
 def check_detector(recipe: Recipe) -> None:
-    """Refuse, before hours are spent, what no benchmark has a detector for.
+    """Refuse, before hours are spent, a detector that what the recipe pretrains does not fit.
+
+    SoCo-R50-C4 fits the C4 detectors; an FPN's pretraining fits all, and C4 detectors take its backbone alone.
 
     Raises:
-        InputError: the recipe pretrains SoCo-R50-C4, or a backbone without its fifth block.
+        InputError: the recipe pretrains SoCo-R50-C4 for a detector with FPN, or a backbone without its fifth block.
     """
-    model = recipe.model
-    if model.architecture == "c4":
+    model, detector = recipe.model, recipe.finetune.detector
+    if model.architecture == "c4" and recipe.finetune.has_pyramid:
         raise InputError(
-            f"model.architecture: recipe {recipe.name} pretrains SoCo-R50-C4, and the only detector so far is Mask "
-            "R-CNN with FPN; `soco pretrain` and `soco convert` take it, to finetune it elsewhere"
+            f"finetune.detector: {detector} has an FPN, and recipe {recipe.name} pretrains SoCo-R50-C4 without one; "
+            "set it to mask-rcnn-c4 or faster-rcnn-c4"
         )
     if not model.use_fpn and model.backbone_level == "C4":
         raise InputError(
@@ -41,9 +43,9 @@ class BenchmarkResult:
     benchmark: str
     """Name of the benchmark, such as ``coco-fpn-1x``."""
     method: str
-    """Row of the table: ``Scratch``, ``Supervised`` or ``SoCo``."""
+    """Row of the table: ``Scratch``, ``Supervised``, ``SoCo`` or another method of the paper's tables."""
     metrics: dict[str, float | None]
-    """Values of `COLUMNS` in percent; None where the data set has nothing to evaluate."""
+    """The paper's columns in percent; None where the data set has nothing to evaluate."""
     train_images: int
     val_images: int
     iterations: int
@@ -51,6 +53,8 @@ class BenchmarkResult:
     seed: int
     initialisation: str
     """Where the weights came from, for people."""
+    shortened: str = ""
+    """How the benchmark was shortened, for people; empty: it was not."""
     details: dict[str, Any] = field(default_factory=dict)
     """More numbers of the evaluator, such as AP by size."""
 

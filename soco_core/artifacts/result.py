@@ -74,6 +74,10 @@ class ResultDirectory:
             storage.upload(path, self._published_as(path))
             self._published[path] = stamp
 
+    def is_published(self, path: Path) -> bool:
+        """Whether `uri` has this file as it is here; always so on a file system."""
+        return not storage.is_s3(self.uri) or self._published.get(path) == _stamp(path)
+
     def unpublish(self, *paths: Path) -> None:
         """Remove files here and at `uri`."""
         for path in paths:

@@ -64,4 +64,4 @@ def load_canonical(path: str | Path) -> dict[str, torch.Tensor]:
     try:
         return dict(load_file(path))
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: not readable as safetensors ({error})") from error
+        raise InputError(f"{path}: not readable as safetensors ({error}); copy it again") from error

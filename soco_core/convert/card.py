@@ -14,6 +14,8 @@ from soco_core.convert.export import Export
 from soco_core.convert.files import file_names
 from soco_core.convert.loading import loading_lines
 
+IMPORTED = "import"
+PARTS = {"encoder": "backbone", "neck": "FPN", "head": "box head"}
 ABOUT = {
     "fpn": "a two-stage detector with an FPN (Mask R-CNN, Faster R-CNN)",
     "c4": "a two-stage detector on C4",
@@ -28,18 +30,19 @@ def model_card(export: Export, coverage: Coverage, recipe: Recipe, source: Resul
         export: target and kind of detector.
         coverage: what became of every key.
         recipe: its section `model` is that of the pretraining.
-        source: result of `pretrain`; what it stores of its recipe is what counts here.
+        source: result of `pretrain` or `import`; what it stores of its recipe is what counts here.
     """
     build, load = loading_lines(export, recipe.model, file_names(export)[0])
+    imported = source.stage == IMPORTED
+    facts = _imported_facts(recipe, source) if imported else _pretraining_facts(recipe, source)
     lines = [
         f"# {', '.join(f'`{name}`' for name in file_names(export))}",
         "",
-        f"Weights pretrained without labels by SoCo (NeurIPS 2021), under {export.target}'s names, for "
-        f"{ABOUT[export.detector]}.",
+        f"{_whose(coverage, source)}, under {export.target}'s names, for {ABOUT[export.detector]}.",
         "",
         "| | |",
         "|---|---|",
-        *(f"| {name} | {value} |" for name, value in _facts(coverage, recipe, source).items()),
+        *(f"| {name} | {value} |" for name, value in {**facts, **_made(coverage)}.items() if value is not None),
         "",
         f"What became of every key: `{export.name}.coverage.json` and `coverage.md`.",
         "",
@@ -62,14 +65,13 @@ def model_card(export: Export, coverage: Coverage, recipe: Recipe, source: Resul
         "```",
         "",
         "Images are RGB, less the mean (123.675, 116.28, 103.53), divided by the standard deviation (58.395, 57.12, "
-        "57.375). All batch norms are trained on (none is frozen), and their statistics belong to the weights.",
+        "57.375). All batch norms are trained on (none is frozen), and their statistics belong to the weights."
+        + " No key of the release says what it was trained with."
+        * imported,
         "",
         "## Licence",
         "",
-        "soco is under the Apache License 2.0. Weights are made of the images that they were trained on: the terms of "
-        "those images hold for them too (ImageNet's allow non-commercial research and education only). Who publishes "
-        "them names the images, and cites the paper: Wei et al., Aligning Pretraining for Detection via Object-Level "
-        "Contrastive Learning, NeurIPS 2021.",
+        *_licence(source),
     ]
     return "\n".join(lines) + "\n"
 
@@ -88,13 +90,19 @@ def source_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def _facts(coverage: Coverage, recipe: Recipe, source: ResultDirectory) -> dict[str, Any]:
+def _whose(coverage: Coverage, source: ResultDirectory) -> str:
+    if source.stage != IMPORTED:
+        return "Weights pretrained without labels by SoCo (NeurIPS 2021)"
+    parts = {key.partition(".")[0] for key in coverage.loaded}
+    named = [name for part, name in PARTS.items() if part in parts]
+    return f"{source.summary['method']}: {', '.join(named)} of its release"
+
+
+def _pretraining_facts(recipe: Recipe, source: ResultDirectory) -> dict[str, Any]:
     summary, trained = source.summary, source.determined_by
     pretrain = trained["recipe"].get("pretrain", {})
-    facts = {
-        "recipe": f"`{recipe.name}`" if recipe.name else None,
-        "architecture": recipe.model.architecture,
-        "backbone": recipe.model.backbone,
+    return {
+        **_model_facts(recipe),
         "data": f"{summary['images']:,} images without labels" if "images" in summary else None,
         "proposals": _code(trained["inputs"].get("proposals")),
         "epochs": pretrain.get("epochs"),
@@ -102,11 +110,34 @@ def _facts(coverage: Coverage, recipe: Recipe, source: ResultDirectory) -> dict[
         "batch size": summary.get("batch_size"),
         "seed": trained["recipe"].get("seed"),
         "pretraining": f"`{source.fingerprint}`, by soco {source.done['soco_version'] if source.done else 'unknown'}",
+    }
+
+
+def _imported_facts(recipe: Recipe, source: ResultDirectory) -> dict[str, Any]:
+    summary = source.summary
+    return {
+        **_model_facts(recipe),
+        "method": summary["method"],
+        "release": f"`{summary['file']}`, SHA-256 `{source.determined_by['inputs']['weights']}`",
+        "layout": _code(summary["layout"]),
+        "import": f"`{source.fingerprint}`; what it left out of the release stands in its `coverage.md`",
+    }
+
+
+def _model_facts(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "recipe": _code(recipe.name or None),
+        "architecture": recipe.model.architecture,
+        "backbone": recipe.model.backbone,
+    }
+
+
+def _made(coverage: Coverage) -> dict[str, Any]:
+    return {
         "converted by": f"soco {soco_core.__version__}, commit {_code(source_commit()) or 'unknown'}",
         "keys": f"{len(coverage.loaded)} loaded, {len(coverage.left_out)} left out, "
         f"{len(coverage.newly_initialised)} parts of the detector start from scratch",
     }
-    return {name: value for name, value in facts.items() if value is not None}
 
 
 def _metrics(summary: dict[str, Any]) -> list[str]:
@@ -118,6 +149,22 @@ def _metrics(summary: dict[str, Any]) -> list[str]:
     return [
         *lines,
         "Detection metrics are no part of the weights: `soco finetune` measures them, `soco report` sets them out.",
+    ]
+
+
+def _licence(source: ResultDirectory) -> list[str]:
+    images = (
+        "Weights are made of the images that they were trained on: the terms of those images hold for them too "
+        "(ImageNet's allow non-commercial research and education only)."
+    )
+    if source.stage == IMPORTED:
+        return [
+            f"The weights are those of {source.summary['method']}'s release: its licence holds for them here too. "
+            f"{images} Who publishes them names the release and cites its paper."
+        ]
+    return [
+        f"soco is under the Apache License 2.0. {images} Who publishes them names the images, and cites the paper: Wei "
+        "et al., Aligning Pretraining for Detection via Object-Level Contrastive Learning, NeurIPS 2021."
     ]
 
 

@@ -119,8 +119,16 @@ def split_pretrained(
     return kept, left_out
 
 
-def check_complete(tensors: Mapping[str, torch.Tensor], model: ModelConfig, source: str) -> None:
+def check_complete(
+    tensors: Mapping[str, torch.Tensor], model: ModelConfig, source: str, imported: bool = False
+) -> None:
     """Refuse weights that lack a key of the online network, have one too many, or one of another shape.
+
+    Args:
+        tensors: canonical names.
+        model: what the weights were pretrained as.
+        source: name of the file, for the error.
+        imported: another method's: beside the backbone only those parts are asked for that there are.
 
     Raises:
         InputError: one line with the first such key.
@@ -131,7 +139,12 @@ def check_complete(tensors: Mapping[str, torch.Tensor], model: ModelConfig, sour
 
     with torch.device("meta"):
         network = OnlineNetwork(model)
-    expected = {key: list(tensor.shape) for key, tensor in network.state_dict().items()}
+    parts = {"encoder", *(key.partition(".")[0] for key in tensors)}
+    expected = {
+        key: list(tensor.shape)
+        for key, tensor in network.state_dict().items()
+        if not imported or key.partition(".")[0] in parts
+    }
     found = {key: list(tensor.shape) for key, tensor in tensors.items()}
     missing, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     misshaped = sorted(key for key in expected.keys() & found.keys() if expected[key] != found[key])
@@ -145,6 +158,15 @@ def check_complete(tensors: Mapping[str, torch.Tensor], model: ModelConfig, sour
     else:
         return
     raise InputError(f"{source}: {problem}; convert with the recipe that it was pretrained with")
+
+
+def with_counters(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Add the counters of batch norms (``num_batches_tracked``) that a file of another program lacks, at 0."""
+    import torch
+
+    norms = [key.removesuffix("running_var") for key in tensors if key.endswith(".running_var")]
+    counters = {f"{norm}num_batches_tracked": torch.zeros((), dtype=torch.int64) for norm in norms}
+    return {**counters, **tensors}
 
 
 def export(

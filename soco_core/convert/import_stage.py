@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from soco_core import storage
 from soco_core.artifacts.fingerprint import file_sha256
@@ -13,6 +13,9 @@ from soco_core.config import Recipe
 from soco_core.console import say
 from soco_core.errors import InputError
 from soco_core.tracking import Tracker, TrackingContext
+
+if TYPE_CHECKING:
+    from soco_core.convert.importing import Imported
 
 CONTRACT = 1
 IMAGES_NOTE = (
@@ -45,29 +48,20 @@ def import_foreign(
 
     Raises:
         InputError: as :func:`soco_core.convert.importing.import_weights`, or methods share the layout and `name` is not
-            given.
+            given; nothing was written then.
     """
-    path = Path(weights)
-    if storage.is_s3(weights):
-        path = storage.scratch_path(weights)
-        storage.download(weights, path)
-    if not path.is_file():
-        raise InputError(f"{weights}: no such file; give a file of weights (.pth, .pth.tar, .pt, .pkl, .safetensors)")
+    path = weights_file(weights)
     inputs = {"weights": file_sha256(path), "layout": layout or "", "method": name or ""}
     result = locate(output, "import", CONTRACT, recipe, ("model",), inputs)
+    # Read before anything is written: a file that is refused leaves no result behind.
+    read = None if result.done else _read(recipe, path, weights, layout, name)
 
     def compute(result: ResultDirectory, tracker: Tracker) -> dict[str, Any]:
         from soco_core.artifacts.weights import CANONICAL, save_canonical
-        from soco_core.convert.importing import import_weights
         from soco_core.convert.page import coverage_page
 
-        imported = import_weights(path, recipe.model, layout)
-        method = name or imported.layout.method
-        if method is None:
-            raise InputError(
-                f"{weights}: several methods share the layout `{imported.layout.name}`; name the row of the table with "
-                "--name"
-            )
+        assert read is not None
+        imported, method = read
         coverage = imported.coverage
         header = {"backbone": recipe.model.backbone, "method": method, "layout": imported.layout.name}
         save_canonical(result.path / CANONICAL, imported.tensors, header)
@@ -88,3 +82,35 @@ def import_foreign(
         }
 
     return complete(result, recipe, tracking, compute, label=f"import {name or path.name}")
+
+
+def weights_file(weights: str) -> Path:
+    """Return the local file of weights, fetched first if it is on S3.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    path = Path(weights)
+    if storage.is_s3(weights):
+        path = storage.scratch_path(weights)
+        storage.download(weights, path)
+    if not path.is_file():
+        problem = "not a file" if path.exists() else "no such file"
+        raise InputError(
+            f"{weights or path}: {problem}; give a file of weights (.pth, .pth.tar, .pt, .pkl, .safetensors)"
+        )
+    return path
+
+
+def _read(recipe: Recipe, path: Path, weights: str, layout: str | None, name: str | None) -> tuple[Imported, str]:
+    """Return the weights and the row of the table."""
+    from soco_core.convert.importing import import_weights
+
+    imported = import_weights(path, recipe.model, layout)
+    method = name or imported.layout.row(recipe.model.architecture)
+    if method is None:
+        raise InputError(
+            f"{weights}: several methods share the layout `{imported.layout.name}`; name the row of the table with "
+            "--name"
+        )
+    return imported, method

@@ -55,7 +55,8 @@ def import_weights(path: Path, model: ModelConfig, layout_name: str | None = Non
 
     Raises:
         InputError: unreadable; an unknown layout, or another than was named; a key of the backbone is missing, unknown
-            or of another shape; weights that the recipe's model computes something else with. One line.
+            or of another shape; numbers that are no finite floats; weights that the recipe's model computes something
+            else with. One line.
     """
     content: Mapping[Any, Any] = load_canonical(path) if path.suffix == ".safetensors" else load_foreign(path)
     _refuse_bgr(path, content)
@@ -87,7 +88,7 @@ def import_weights(path: Path, model: ModelConfig, layout_name: str | None = Non
             coverage.newly_initialised[name] = (
                 "a counter that the file lacks; starts at 0" if kept else "not part of the pretraining"
             )
-    return Imported(taken, coverage, layout)
+    return Imported({name: _full(value) for name, value in taken.items()}, coverage, layout)
 
 
 def _refuse_bgr(path: Path, content: Mapping[Any, Any]) -> None:
@@ -110,9 +111,15 @@ def _tensors(path: Path, content: dict[str, Any]) -> dict[str, torch.Tensor]:
     tensors |= {key: value.detach() for key, value in content.items() if isinstance(value, torch.Tensor)}
     if not tensors:
         raise InputError(
-            f"{path}: holds no state dict; its keys are {', '.join(sorted(content)[:SHOWN_PREFIXES]) or 'none'}"
+            f"{path}: holds no state dict; its keys are {', '.join(sorted(content)[:SHOWN_PREFIXES]) or 'none'}; give "
+            "a file of weights"
         )
     return tensors
+
+
+def _full(value: torch.Tensor) -> torch.Tensor:
+    """Return numbers as the detectors have them: float32, also of a release in half precision."""
+    return value.float() if value.is_floating_point() else value
 
 
 def _choose(path: Path, shapes: dict[str, tuple[int, ...]], name: str | None) -> Layout:
@@ -178,6 +185,8 @@ def _drop_unlike(
 
 
 def _check(path: Path, taken: dict[str, torch.Tensor], coverage: Coverage, expected: dict[str, list[int]]) -> None:
+    import torch
+
     keys = {name: key for key, name in coverage.loaded.items()}
     missing = [
         name
@@ -198,4 +207,14 @@ def _check(path: Path, taken: dict[str, torch.Tensor], coverage: Coverage, expec
             raise InputError(
                 f"{path}: {keys[name]} has shape {list(value.shape)}, the recipe's model needs {expected[name]}; give "
                 "the weights of its model.backbone"
+            )
+        counts = name.endswith("num_batches_tracked")
+        if value.layout != torch.strided or value.is_quantized or not (counts or value.is_floating_point()):
+            kind = f"{value.dtype}".removeprefix("torch.") + f" numbers, {value.layout}".replace(", torch.strided", "")
+            raise InputError(
+                f"{path}: {keys[name]} holds {kind}; give the weights as they were trained, dense and of floats"
+            )
+        if not value.isfinite().all():
+            raise InputError(
+                f"{path}: {keys[name]} holds NaN or infinity, so its training diverged; give another checkpoint"
             )

@@ -32,6 +32,12 @@ class Layout:
     style: Style = "resnet"
     """Names behind the prefix: torchvision's; its children's numbers (``nn.Sequential``); the authors', with FPN and
     box head; mmdetection's and detectron2's, which the prefix is a part of."""
+    c4_method: str | None = None
+    """Default row in the tables of C4 detectors, where the paper has another name there."""
+
+    def row(self, architecture: str) -> str | None:
+        """Return the default row of the table, as the paper calls it; None where methods share the layout."""
+        return self.c4_method if self.c4_method and architecture == "c4" else self.method
 
     @property
     def first_key(self) -> str:
@@ -49,13 +55,14 @@ LAYOUTS = (
     Layout("simsiam", "SimSiam", "encoder.", (r"encoder\.fc\.0\.weight", r"predictor\.0\.weight")),
     Layout("simclr-encoder", "SimCLR", "encoder.", (r"projection\.",)),
     Layout("infomin", "InfoMin", "encoder.", (r"head\.",)),
-    Layout("resim", "ReSim", "encoder_q.", (r"encoder_q\.fpn_",)),
+    Layout("resim", "ReSim-FPN^T", "encoder_q.", (r"encoder_q\.fpn_",), c4_method="ReSim-FPN"),
     Layout("moco-v2", "MoCo v2", "encoder_q.", (r"encoder_q\.fc\.2\.weight",)),
     Layout("moco", "MoCo", "encoder_q.", (r"encoder_q\.fc\.weight",)),
     Layout("densecl", "DenseCL", "backbone.", (r"queue2",)),
     Layout("insloc", "InsLoc", "backbone.", (r"backbone_k\.", r"roi_head\."), "mmdetection"),
     Layout("simclr", "SimCLR", "backbone.", (r"backbone\.fc\.0\.weight",)),
-    Layout("detcon", "DetCon", "network.encoder.", (r"network\.projector\.",), "numbered"),
+    Layout("detcon-b", "DetCon_B", "network.encoder.", (r"network\.projector\.", r"predictor\."), "numbered"),
+    Layout("detcon-s", "DetCon_S", "network.encoder.", (r"network\.projector\.",), "numbered"),
     Layout("byol", "BYOL", "encoder.", (r"proje",), "numbered"),
     Layout("byol-online", "BYOL", "online_network.encoder."),
     Layout("byol-online-encoder", "BYOL", "online_encoder.net."),

@@ -17,6 +17,8 @@ from soco_core.images.trees import Tree, open_tree
 MISSING = Rule("error", "missing image", "add the image, or correct the annotations", "images")
 NO_FOLDER = Rule("error", "no folder of images", "put the images there, or correct the annotations", "splits")
 
+SHORT_NUMBER = 8
+"""Characters of a coordinate, such as ``-1234.56``; areas have more, and few are equal."""
 LONG = 200
 """Entries of a list whose reading is shown."""
 Follow = Callable[[str, Sequence[Any]], Iterator[Any]]
@@ -59,11 +61,24 @@ def read_json(uri: str) -> tuple[Any, str]:
         InputError: it cannot be read, or is not JSON.
     """
     data = storage.read_bytes(uri)
+    digest = hashlib.sha256(data).hexdigest()
     try:
-        return json.loads(data.removeprefix(b"\xef\xbb\xbf")), hashlib.sha256(data).hexdigest()
+        text = data.decode("utf-8-sig")
+        del data  # as large as the file
+        return json.loads(text, parse_float=_Floats().__getitem__), digest
     except (ValueError, RecursionError) as error:
         problem = " ".join(str(error).split())
         raise InputError(f"{uri}: not readable as JSON ({problem}); download or unpack it again") from error
+
+
+class _Floats(dict[str, float]):
+    """Numbers by their text: equal ones are one object, which is a third of the memory of COCO's polygons."""
+
+    def __missing__(self, text: str) -> float:
+        number = float(text)
+        if len(text) <= SHORT_NUMBER:
+            self[text] = number
+        return number
 
 
 def image_sizes(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from soco_core.artifacts.result import open_result
-from soco_core.config import DatasetsConfig
-from soco_core.datasets.open_set import open_dataset, open_named
-from soco_core.datasets.published import NAMED
+from soco_core.benchmarks.table import find_benchmark
+from soco_core.config import DatasetsConfig, Recipe
+from soco_core.datasets.open_set import images_of_lvis, kind_of, open_dataset, open_named
 from soco_core.datasets.split import LabelledDataset
 from soco_core.errors import InputError
 from soco_core.storage import is_s3
@@ -28,20 +28,49 @@ def open_coco(place: str) -> LabelledDataset:
     return open_dataset(root, "coco")
 
 
-def open_finetuning_data(coco: str, config: DatasetsConfig) -> LabelledDataset:
-    """Open what :func:`open_coco` opens, or one of COCO's data sets by its name, such as ``mini-coco-5``.
+def open_finetuning_data(coco: str, recipe: Recipe, data: str | None = None) -> LabelledDataset:
+    """Open the data set that a detector is finetuned and evaluated on.
 
     Args:
-        coco: a place, or a name; a folder of that name is taken first.
-        config: where the data sets lie.
+        coco: a folder in COCO's, VOC's or LVIS's layout, the S3 URI of a `demo_data` result, or a name such as
+            ``mini-coco-5``; a folder of that name is taken first. Empty: what the recipe's benchmark is of.
+        recipe: its sections `finetune` and `datasets` are used.
+        data: where data sets lie by their names (``--data``), before the recipe's `datasets`.
 
     Raises:
-        InputError: as :func:`open_coco`; nobody says where COCO lies; the name is of a set in another format.
+        InputError: there is no such data set, or it is not what it should be; the benchmark is not one of the paper's
+            and `coco` is empty; the detector needs masks, and the data set has none.
     """
-    item = next((item for item in NAMED if item.name == coco), None)
-    if item is None or Path(coco).is_dir():
-        return open_coco(coco)
-    if item.kind != "coco":
-        names = ", ".join(item.name for item in NAMED if item.kind == "coco")
-        raise InputError(f"{coco}: Mask R-CNN is finetuned on COCO's masks; give a folder in its format, or {names}")
-    return open_named(coco, config)
+    name = coco or _data_of(recipe)
+    if is_s3(name):
+        opened = open_coco(name)
+    elif Path(name).is_dir():
+        opened = _open_folder(name, recipe.datasets, data)
+    else:
+        opened = open_named(name, recipe.datasets, data)
+    if recipe.finetune.has_masks and opened.train.format == "voc":
+        raise InputError(
+            f"{name}: Pascal VOC has no masks to train {recipe.finetune.detector} on; choose a detector of boxes, such "
+            "as --benchmark voc-c4 or --set finetune.detector=faster-rcnn-c4"
+        )
+    return opened
+
+
+def _open_folder(folder: str, config: DatasetsConfig, data: str | None) -> LabelledDataset:
+    match kind_of(folder):
+        case "lvis":
+            return open_dataset(folder, "lvis", images_of_lvis(folder, config, data))
+        case "voc":
+            return open_dataset(folder, "voc")
+        case _:
+            return open_coco(folder)
+
+
+def _data_of(recipe: Recipe) -> str:
+    benchmark = find_benchmark(recipe.finetune.benchmark)
+    if benchmark is None:
+        raise InputError(
+            f"finetune.benchmark: {recipe.finetune.benchmark} is not one of the paper's, so it names no data set; give "
+            "its folder by --coco"
+        )
+    return benchmark.data

@@ -48,7 +48,7 @@ class TrainingImages(Dataset[tuple[Tensor, dict[str, Any]]]):
         annotations = [item for item in self.split.annotations_of[record["id"]] if usable(item)]
         original = (record["height"], record["width"])
         height, width = resized_size(*original, short_side, self.settings.max_size)
-        target = _target(annotations, self.split.class_of, original, (height, width), flip)
+        target = _target(annotations, self.split.class_of, original, (height, width), flip, self.settings.has_masks)
         pixels = resize(pixels, height, width)
         if flip:
             pixels = pixels[:, ::-1]
@@ -181,8 +181,9 @@ def _target(
     original: tuple[int, int],
     resized: tuple[int, int],
     flip: bool,
+    with_masks: bool,
 ) -> dict[str, Any]:
-    """Move boxes and masks along with the image; boxes XYXY, clipped to it."""
+    """Move boxes, and masks if they are wanted, along with the image; boxes XYXY, clipped to it."""
     scale = np.array([resized[1] / original[1], resized[0] / original[0]])
     boxes, labels, masks = [], [], []
     for annotation in annotations:
@@ -194,12 +195,13 @@ def _target(
         if (corners[1] - corners[0]).min() > LEAST_BOX_SIDE:
             boxes.append(corners.ravel())
             labels.append(class_of[annotation["category_id"]] + 1)
-            masks.append(_mask(annotation, original, resized, scale, flip))
-    return {
+            if with_masks:
+                masks.append(_mask(annotation, original, resized, scale, flip))
+    target = {
         "boxes": torch.tensor(np.array(boxes).reshape(-1, 4), dtype=torch.float32),
         "labels": torch.tensor(labels, dtype=torch.int64),
-        "masks": masks,
     }
+    return target | ({"masks": masks} if with_masks else {})
 
 
 def _mask(

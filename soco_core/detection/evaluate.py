@@ -24,7 +24,8 @@ STATISTICS = ("AP", "AP50", "AP75", "APsmall", "APmedium", "APlarge", "AR1", "AR
 def predict(model: nn.Module, split: LabelledSplit, recipe: Recipe, device: torch.device) -> list[dict[str, Any]]:
     """Return the detections on a split in COCO's result format.
 
-    Boxes are [x, y, width, height] in pixels of the original image, masks compressed RLE.
+    Boxes are [x, y, width, height] in pixels of the original image, masks compressed RLE; detectors without masks give
+    boxes alone.
     """
     model.eval()
     found: list[dict[str, Any]] = []
@@ -45,21 +46,22 @@ def _results(
     boxes = detections["boxes"].cpu().float() * scale
     limit = torch.tensor([width, height, width, height], dtype=torch.float32)
     boxes = torch.minimum(boxes.clamp(min=0), limit)
-    scores, labels, masks = (detections[key].cpu() for key in ("scores", "labels", "masks"))
+    scores, labels = detections["scores"].cpu(), detections["labels"].cpu()
+    masks = detections["masks"].cpu() if "masks" in detections else None
     results = []
-    for box, score, label, mask in zip(boxes, scores, labels, masks, strict=True):
+    for index, (box, score, label) in enumerate(zip(boxes, scores, labels, strict=True)):
         if bool((box[2:] <= box[:2]).any()):
             continue
         x0, y0, x1, y1 = box.tolist()
-        results.append(
-            {
-                "image_id": record["id"],
-                "category_id": split.categories[int(label) - 1]["id"],
-                "bbox": [x0, y0, x1 - x0, y1 - y0],
-                "score": float(score),
-                "segmentation": encode_rle(paste_mask(mask[0], box, height, width)),
-            }
-        )
+        result = {
+            "image_id": record["id"],
+            "category_id": split.categories[int(label) - 1]["id"],
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+            "score": float(score),
+        }
+        if masks is not None:
+            result["segmentation"] = encode_rle(paste_mask(masks[index][0], box, height, width))
+        results.append(result)
     return results
 
 

@@ -1,4 +1,4 @@
-"""A page of validation images with what is there and what was found."""
+"""Pictures of detections: a page of validation images with what is there and what was found, and single images."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from soco_core.detection.masks import decode_rle
 from soco_core.storage import atomic_file
 
 COLUMNS_SHOWN = 8
+DPI = 100
+LEAST_PICTURE = 64
+"""No side of a picture is smaller, in pixels."""
 SCORE_SHOWN = 0.5
 """Detections below this score would only hide the others."""
 
@@ -46,7 +49,31 @@ def draw_detections(split: LabelledSplit, predictions: list[dict[str, Any]], pat
         figure.savefig(file, format="png", dpi=110)
 
 
-def _draw(axis: Any, pixels: NDArray[np.uint8], items: list[dict[str, Any]], split: LabelledSplit) -> None:
+def draw_found(split: LabelledSplit, position: int, found: list[dict[str, Any]], path: Path) -> None:
+    """Write a PNG of one image with what was found in it, as large as the image.
+
+    Args:
+        split: holds the image and the categories.
+        position: the image's.
+        found: COCO results of this image.
+        path: the file.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    pixels = read_image(split, split.images[position])
+    height, width = pixels.shape[:2]
+    figure = Figure(figsize=(max(width, LEAST_PICTURE) / DPI, max(height, LEAST_PICTURE) / DPI), dpi=DPI)
+    FigureCanvasAgg(figure)
+    axis = figure.add_axes((0, 0, 1, 1), frameon=False)
+    _draw(axis, pixels, found, split, 8.0)
+    with atomic_file(path) as file:
+        figure.savefig(file, format="png", dpi=DPI)
+
+
+def _draw(
+    axis: Any, pixels: NDArray[np.uint8], items: list[dict[str, Any]], split: LabelledSplit, font: float = 4.5
+) -> None:
     from matplotlib import colormaps
     from matplotlib.patches import Polygon, Rectangle
 
@@ -59,16 +86,24 @@ def _draw(axis: Any, pixels: NDArray[np.uint8], items: list[dict[str, Any]], spl
         colour = colormaps["tab10"](index % 10)
         x, y, box_width, box_height = item["bbox"]
         axis.add_patch(
-            Rectangle((x - 0.5, y - 0.5), box_width, box_height, fill=False, edgecolor=colour, linewidth=1.2)
+            Rectangle(
+                (x - 0.5, y - 0.5),
+                box_width,
+                box_height,
+                fill=False,
+                edgecolor=colour,
+                linewidth=1.2,
+                linestyle="--" if item.get("difficult") else "-",
+            )
         )
-        if isinstance(item["segmentation"], dict):
+        if isinstance(item.get("segmentation"), dict):
             layer = np.zeros((height, width, 4))
             layer[decode_rle(item["segmentation"], height, width) > 0] = (*colour[:3], 0.4)
             axis.imshow(layer)
-        else:
+        elif "segmentation" in item:
             for polygon in polygons(item):
                 axis.add_patch(Polygon(polygon.reshape(-1, 2) - 0.5, facecolor=colour, alpha=0.4))
         label = split.categories[index]["name"] + (f" {item['score']:.2f}" if "score" in item else "")
-        axis.text(x, y, label, fontsize=4.5, color="white", backgroundcolor=colour, va="bottom", clip_on=True).set_bbox(
-            {"facecolor": colour, "edgecolor": "none", "pad": 0.6}
-        )
+        axis.text(
+            x, y, label, fontsize=font, color="white", backgroundcolor=colour, va="bottom", clip_on=True
+        ).set_bbox({"facecolor": colour, "edgecolor": "none", "pad": 0.6})

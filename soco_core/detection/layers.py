@@ -5,6 +5,7 @@ The paper's numbers come from detectron2, so each class here closes one differen
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -63,11 +64,13 @@ class UnroundedAnchors(AnchorGenerator):
     """Anchors of exact size at fixed strides; torchvision rounds them and derives strides from the padded size.
 
     Args:
-        sizes: one anchor size in pixels for each of P2..P6; each comes in the ratios 0.5, 1 and 2.
+        sizes: the anchor sizes in pixels of each level; each comes in the ratios 0.5, 1 and 2.
+        first_stride: stride of the first level; that of each next level is twice as large.
     """
 
-    def __init__(self, sizes: tuple[int, ...]) -> None:
-        super().__init__(tuple((size,) for size in sizes), ((0.5, 1.0, 2.0),) * len(sizes))
+    def __init__(self, sizes: Sequence[tuple[float, ...]], first_stride: int = STRIDES[0]) -> None:
+        super().__init__(tuple(sizes), ((0.5, 1.0, 2.0),) * len(sizes))
+        self.first_stride = first_stride
 
     def generate_anchors(
         self,
@@ -90,7 +93,7 @@ class UnroundedAnchors(AnchorGenerator):
         device = feature_maps[0].device
         self.set_cell_anchors(torch.float32, device)
         grids = [list(feature.shape[-2:]) for feature in feature_maps]
-        strides = [[torch.tensor(4 << level, device=device)] * 2 for level in range(len(grids))]
+        strides = [[torch.tensor(self.first_stride << level, device=device)] * 2 for level in range(len(grids))]
         anchors = torch.cat(self.grid_anchors(grids, strides))
         return [anchors] * len(image_list.image_sizes)
 
@@ -113,8 +116,8 @@ class ProposalNetwork(RegionProposalNetwork):
         return objectness_loss / normaliser, box_loss / normaliser
 
 
-class MaskRoIHeads(RoIHeads):
-    """Box and mask heads with an L1 box loss and rasterised mask targets."""
+class DetectionRoIHeads(RoIHeads):
+    """Box heads, and mask heads where there are any, with an L1 box loss and rasterised mask targets."""
 
     def forward(
         self,
@@ -127,24 +130,45 @@ class MaskRoIHeads(RoIHeads):
         if self.training:
             assert targets is not None
             return [], self._losses(features, proposals, image_shapes, targets)
-        logits, deltas = self._boxes(features, proposals, image_shapes)
+        logits, deltas = self.classify(self.regions(features, proposals, image_shapes))
         boxes, scores, labels = self.postprocess_detections(logits, deltas, proposals, image_shapes)
-        if sum(len(item) for item in boxes) == 0:
-            masks: Any = [item.new_zeros(0, 1, 1, 1) for item in boxes]
-        else:
-            masks = maskrcnn_inference(self._masks(features, boxes, image_shapes), labels)
-        names = ("boxes", "scores", "labels", "masks")
-        found = zip(boxes, scores, labels, masks, strict=True)
-        return [dict(zip(names, values, strict=True)) for values in found], {}
+        found = [
+            dict(zip(("boxes", "scores", "labels"), values, strict=True))
+            for values in zip(boxes, scores, labels, strict=True)
+        ]
+        if self.has_mask():
+            if sum(len(item) for item in boxes) == 0:
+                masks: Any = [item.new_zeros(0, 1, 1, 1) for item in boxes]
+            else:
+                masks = maskrcnn_inference(self.masks(features, boxes, image_shapes), labels)
+            for item, mask in zip(found, masks, strict=True):
+                item["masks"] = mask
+        return found, {}
 
-    def _boxes(
-        self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
-    ) -> tuple[Tensor, Tensor]:
-        pooled = self.box_roi_pool(features, proposals, image_shapes)
-        logits, deltas = self.box_predictor(self.box_head(pooled))
+    def regions(self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
+        """Return what the box head makes of each box, [boxes of all images, ...]."""
+        return self.box_head(self.box_roi_pool(features, boxes, image_shapes))
+
+    def classify(self, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return class logits [N, classes + 1] and deltas [N, 4 x (classes + 1)] of what :meth:`regions` returns."""
+        logits, deltas = self.box_predictor(regions)
         return logits, deltas
 
-    def _masks(self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
+    def masks(
+        self,
+        features: dict[str, Tensor],
+        boxes: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        regions: Tensor | None = None,
+    ) -> Tensor:
+        """Return mask logits [boxes of all images, classes + 1, side, side].
+
+        Args:
+            features: what the backbone returns.
+            boxes: XYXY in input pixels, [N, 4] for each image.
+            image_shapes: (height, width) of each image.
+            regions: what :meth:`regions` returned for the boxes, if it was asked.
+        """
         return self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, image_shapes)))
 
     def _losses(
@@ -155,19 +179,22 @@ class MaskRoIHeads(RoIHeads):
         targets: list[dict[str, Any]],
     ) -> dict[str, Tensor]:
         chosen, matches, labels, deltas = self.select_training_samples(proposals, targets)
-        logits, predicted = self._boxes(features, chosen, image_shapes)
+        regions = self.regions(features, chosen, image_shapes)
+        logits, predicted = self.classify(regions)
         every = torch.cat(labels)
         losses = {
             "loss_classifier": F.cross_entropy(logits, every),
             "loss_box_reg": box_loss(predicted, every, torch.cat(deltas)),
         }
+        if not self.has_mask():
+            return losses
         positive = [item > 0 for item in labels]
         boxes = [item[keep] for item, keep in zip(chosen, positive, strict=True)]
         masks: list[Mask] = []
         for target, match, keep in zip(targets, matches, positive, strict=True):
             masks += [target["masks"][index] for index in match[keep].tolist()]
         losses["loss_mask"] = mask_loss(
-            self._masks(features, boxes, image_shapes), every[every > 0], torch.cat(boxes), masks
+            self.masks(features, boxes, image_shapes, regions[every > 0]), every[every > 0], torch.cat(boxes), masks
         )
         return losses
 
@@ -207,11 +234,14 @@ class NoResize(GeneralizedRCNNTransform):
     """Normalises and pads only: the data set resizes, and the evaluation maps back to original pixels.
 
     Pixels are 0..255, so mean and deviation are ImageNet's times 255.
+
+    Args:
+        divisor: the sides of a batch become multiples of it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, divisor: int = STRIDES[-1]) -> None:
         super().__init__(
-            min_size=1, max_size=1, image_mean=list(PIXEL_MEAN), image_std=list(PIXEL_STD), size_divisible=32
+            min_size=1, max_size=1, image_mean=list(PIXEL_MEAN), image_std=list(PIXEL_STD), size_divisible=divisor
         )
 
     def resize(self, image: Tensor, target: Any = None) -> tuple[Tensor, Any]:

@@ -1,4 +1,4 @@
-"""The stage `finetune`: Mask R-CNN on a COCO-format data set, evaluated in the paper's columns (4.2)."""
+"""The stage `finetune`: a detector trained on a labelled data set and evaluated in the paper's columns (4.2)."""
 
 from __future__ import annotations
 
@@ -15,36 +15,41 @@ from soco_core.detection.coco import open_finetuning_data
 from soco_core.detection.weights import Initialisation, find_initialisation
 from soco_core.tracking import Tracker, TrackingContext
 
-CONTRACT = 1
+CONTRACT = 2
 METRICS = "metrics.json"
 PREDICTIONS = "predictions.json"
 COVERAGE = "coverage.json"
 WEIGHTS = "model.safetensors"
 FIGURE = "figures/detections.png"
 TRAIN_IDS = "train_ids.txt"
+CATEGORIES = "categories.json"
 
 
 def finetune(
     recipe: Recipe,
     *,
-    coco: str,
     init: str,
     output: str,
+    coco: str = "",
+    data: str | None = None,
     tracking: TrackingContext | None = None,
     method: str | None = None,
 ) -> ResultDirectory:
-    """Train Mask R-CNN with a ResNet-FPN on a data set and evaluate it.
+    """Train the recipe's detector on a data set and evaluate it.
 
     The result holds ``metrics.json`` (:class:`soco_core.artifacts.benchmark.BenchmarkResult`),
     ``metrics.jsonl`` (losses by step), ``predictions.json`` (COCO results), ``model.safetensors``
-    (torchvision's names), ``coverage.json`` (what was loaded), ``figures/detections.png``, and ``train_ids.txt`` (the
-    ids of the training images) where they are a part of a data set.
+    (torchvision's names), ``categories.json`` (COCO's, in the order of the classes), ``coverage.json`` (what was
+    loaded), ``figures/detections.png``, and ``train_ids.txt`` (the ids of the training images) where they are a part
+    of a data set.
 
     Args:
         recipe: the resolved recipe; `seed`, `model` and `finetune` determine the result.
-        coco: folder of a COCO-format data set, or a name (:func:`soco_core.detection.coco.open_finetuning_data`).
         init: ``scratch``, a weights file, or the directory or URI of a `convert` or `import` result.
         output: root of all results, a local directory or an S3 URI.
+        coco: folder of a data set, or a name; empty: the benchmark's
+            (:func:`soco_core.detection.coco.open_finetuning_data`).
+        data: where data sets lie by their names, before the recipe's section `datasets`.
         tracking: where to track, or None.
         method: row of the table; by default ``Scratch``, ``Supervised``, ``SoCo`` or the method that was imported, by
             `init`.
@@ -55,13 +60,13 @@ def finetune(
     """
     check_detector(recipe)
     start = find_initialisation(init)
-    data = open_finetuning_data(coco, recipe.datasets)
+    dataset = open_finetuning_data(coco, recipe, data)
     row = method or start.method
-    inputs = {"coco": data.fingerprint, "init": start.fingerprint, "method": row}
+    inputs = {"coco": dataset.fingerprint, "init": start.fingerprint, "method": row}
     result = locate(output, "finetune", CONTRACT, recipe, ("seed", "model", "finetune"), inputs)
 
     def compute(result: ResultDirectory, tracker: Tracker) -> dict[str, Any]:
-        return _compute(recipe, data, start, row, result, tracker)
+        return _compute(recipe, dataset, start, row, result, tracker)
 
     return complete(result, recipe, tracking, compute, label=f"finetune {row}")
 
@@ -75,12 +80,13 @@ def _compute(
 
     from soco_core.datasets.subsets import write_ids
     from soco_core.detection.data import trainable_images
-    from soco_core.detection.evaluate import evaluate, predict
+    from soco_core.detection.evaluate import predict
     from soco_core.detection.figures import draw_detections
     from soco_core.detection.model import build_detector
     from soco_core.detection.train import refresh_batch_norms, train
     from soco_core.detection.weights import load_initialisation
     from soco_core.engine.setup import choose_device, seed_everything
+    from soco_core.evaluation.evaluator import evaluate
     from soco_core.storage import write_bytes, write_text
 
     device = choose_device(recipe.runtime.device)
@@ -96,32 +102,36 @@ def _compute(
     train(model, data.train, recipe, device, result, tracker)
     refresh_batch_norms(model, data.train, recipe, device)
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    write_text(result.path / CATEGORIES, json.dumps(data.train.categories, indent=2) + "\n")
     write_bytes(result.path / WEIGHTS, save(tensors, {"format": "torchvision", "recipe": recipe.name}))
 
     predictions = predict(model, data.val, recipe, device)
     write_text(result.path / PREDICTIONS, json.dumps(predictions))
-    columns, details = evaluate(data.val.annotation_file, predictions)
+    evaluation = evaluate(data.val, predictions, recipe.finetune.has_masks)
     BenchmarkResult(
         benchmark=recipe.finetune.benchmark,
         method=row,
-        metrics=columns,
+        metrics=evaluation.columns,
         train_images=trained_on,
         val_images=len(data.val.images),
         iterations=recipe.finetune.iterations,
         batch_size=recipe.finetune.batch_size,
         seed=recipe.seed,
         initialisation=start.description,
-        details=details,
+        shortened=recipe.finetune.scale,
+        details=evaluation.details,
     ).write(result.path / METRICS)
     draw_detections(data.val, predictions, result.path / FIGURE)
-    shown = ", ".join(f"{name} {'n/a' if value is None else f'{value:.1f}'}" for name, value in columns.items())
+    shown = ", ".join(
+        f"{name} {'n/a' if value is None else f'{value:.1f}'}" for name, value in evaluation.columns.items()
+    )
     say(f"finetune {row}: {shown}")
     # The final weights are written; checkpoints many times their size would only fill the store.
     result.unpublish(*sorted((result.path / "checkpoints").glob("*")))
     return {
         "benchmark": recipe.finetune.benchmark,
         "method": row,
-        "metrics": columns,
+        "metrics": evaluation.columns,
         "loaded_keys": len(coverage.loaded),
         "newly_initialised_keys": len(coverage.newly_initialised),
     }

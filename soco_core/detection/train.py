@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from soco_core.artifacts.result import ResultDirectory
 from soco_core.config import FinetuneConfig, Recipe
 from soco_core.datasets.split import LabelledSplit
 from soco_core.detection.data import Batch, training_batches
+from soco_core.detection.divergence import dump_batch
 from soco_core.detection.precise_bn import estimate_batch_norms
 from soco_core.detection.schedule import learning_rates
 from soco_core.engine.distributed import Processes
@@ -22,6 +24,14 @@ from soco_core.tracking import Tracker
 
 PRECISE_BN_STREAM = 1 << 20
 """Added to the seed: PreciseBN sees other augmentations than the last training steps."""
+SHORTEN = "a GPU, or a lower finetune.batch_size with a learning rate to match (docs/detection.md), makes it shorter"
+
+
+class _NotFiniteError(Exception):
+    """The loss of a step is not finite; nothing was updated with it."""
+
+    def __init__(self, values: dict[str, float]) -> None:
+        self.values = values
 
 
 def train(
@@ -44,7 +54,8 @@ def train(
     """
     model.train()
     alone = Processes(recipe.runtime.device)
-    TrainingLoop(Finetuning(model, split, recipe, device), recipe.runtime, alone, result, tracker).run()
+    task = Finetuning(model, split, recipe, device, result)
+    TrainingLoop(task, recipe.runtime, alone, result, tracker, shorten=SHORTEN).run()
 
 
 class Finetuning:
@@ -55,13 +66,16 @@ class Finetuning:
         split: what it is trained on.
         recipe: the resolved recipe.
         device: where it computes.
+        result: the result directory; what a divergence leaves goes there.
     """
 
     name = "finetune"
     steps_per_epoch = 0
 
-    def __init__(self, model: nn.Module, split: LabelledSplit, recipe: Recipe, device: torch.device) -> None:
-        self.model, self.split, self.recipe, self.device = model, split, recipe, device
+    def __init__(
+        self, model: nn.Module, split: LabelledSplit, recipe: Recipe, device: torch.device, result: ResultDirectory
+    ) -> None:
+        self.model, self.split, self.recipe, self.device, self.result = model, split, recipe, device, result
         self.total_steps, self.images_per_step = recipe.finetune.iterations, recipe.finetune.batch_size
         self.optimizer = build_optimizer(model, recipe.finetune)
         self.rates = learning_rates(recipe.finetune)
@@ -77,7 +91,16 @@ class Finetuning:
         Raises:
             SocoError: the loss is not finite.
         """
-        values = _step(self.model, self.optimizer, batch, float(self.rates[step]), step, self.recipe, self.device)
+        try:
+            values = _step(self.model, self.optimizer, batch, float(self.rates[step]), step, self.recipe, self.device)
+        except _NotFiniteError as error:
+            where = dump_batch(self.result, self.split, self.model, batch, error.values, step)
+            ids = ", ".join(str(target["image_id"]) for target in batch[1])
+            raise SocoError(
+                f"finetune: the loss is not finite at step {step} (images {ids}); lower finetune.learning_rate, raise "
+                "finetune.warmup_iterations or set finetune.gradient_clip. Its images, losses and weights are in "
+                f"{where}"
+            ) from None
         self._finished.append(Finished(step, values, f"loss {values['loss']:.3f}"))
 
     def measured(self) -> Iterator[Finished]:
@@ -97,11 +120,11 @@ class Finetuning:
 
 
 def build_optimizer(model: nn.Module, settings: FinetuneConfig) -> torch.optim.SGD:
-    """Return SGD with momentum; batch-norm parameters get no weight decay, biases do (detectron2's defaults)."""
+    """Return SGD with momentum; the norms' parameters get no weight decay, biases do (detectron2's defaults)."""
     norms = [
         parameter
         for module in model.modules()
-        if isinstance(module, nn.BatchNorm2d)
+        if isinstance(module, (_BatchNorm, nn.GroupNorm))
         for parameter in module.parameters(recurse=False)
     ]
     without = {id(parameter) for parameter in norms}
@@ -153,11 +176,7 @@ def _step(
     total = torch.stack(list(losses.values())).sum()
     values = {"loss": total.item(), **{name: loss.item() for name, loss in losses.items()}, "learning_rate": rate}
     if not math.isfinite(values["loss"]):
-        ids = ", ".join(str(target["image_id"]) for target in targets)
-        raise SocoError(
-            f"finetune: the loss is not finite at step {step} (images {ids}); lower finetune.learning_rate, raise "
-            "finetune.warmup_iterations or set finetune.gradient_clip"
-        )
+        raise _NotFiniteError(values)
     optimizer.zero_grad(set_to_none=True)
     total.backward()
     if recipe.finetune.gradient_clip:

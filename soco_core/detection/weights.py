@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from soco_core.artifacts.fingerprint import file_sha256
 from soco_core.artifacts.result import open_result
 from soco_core.artifacts.unpickle import load_foreign
-from soco_core.artifacts.weight_names import to_canonical, to_target
+from soco_core.artifacts.weight_names import Detector, to_canonical, to_target
 from soco_core.artifacts.weights import CANONICAL, Coverage, load_canonical
 from soco_core.errors import InputError
 from soco_core.storage import is_s3
@@ -23,6 +24,15 @@ IMPORTED = "import"
 EXPORT = "torchvision.pth"
 BODY = "backbone.body."
 ENCODER = "encoder."
+CLASSIFIER = "the classifier of the supervised pretraining; a detector has its own"
+NO_PLACE: dict[tuple[Detector, str], str] = {
+    ("c4", "neck"): "FPN: a C4 detector has none",
+    ("c4", "head"): "box head: that of a C4 detector is the fifth residual block",
+    ("dense", "neck"): "pyramid level P2: that of RetinaNet and FCOS begins at P3",
+    ("dense", "head"): "box head: RetinaNet and FCOS have none",
+}
+"""Why a detector leaves out what another kind of detector was pretrained for."""
+KINDS: dict[Detector, str] = {"fpn": "Mask R-CNN", "c4": "C4", "dense": "RetinaNet or FCOS"}
 DETECTRON2_BODIES = ("backbone.bottom_up.", "backbone.stem.", "stem.")
 """What keys of detectron2's detectors begin with: with an FPN, C4, and its classifiers."""
 
@@ -60,7 +70,9 @@ def find_initialisation(init: str) -> Initialisation:
                 f"{converted.uri}: a result of `{converted.stage}`, but one of `convert` or `{IMPORTED}` is needed"
             )
         description = f"converted weights {converted.fingerprint}"
-        return Initialisation("SoCo", description, converted.fingerprint, converted.path / EXPORT)
+        # Of imported weights that were exported too, the summary names the method.
+        method = str(converted.summary.get("method", "SoCo"))
+        return Initialisation(method, description, converted.fingerprint, converted.path / EXPORT)
     path = Path(init)
     if not path.is_file():
         raise InputError(
@@ -76,19 +88,18 @@ def load_initialisation(model: nn.Module, start: Initialisation) -> Coverage:
 
     A file may hold a torchvision ResNet's state dict (``conv1.weight`` ...; its classifier is left out) or a
     detector's (``backbone.body.conv1.weight`` ...), both under detectron2's names too. The whole backbone must be
-    there.
+    there. What was pretrained for another kind of detector is left out: C4 takes the backbone alone, RetinaNet and FCOS
+    also P3..P5 of the FPN.
 
     Raises:
         InputError: the file cannot be read; a backbone key is missing; a key is unknown or of another shape.
     """
     own = model.state_dict()
-    coverage = Coverage("torchvision Mask R-CNN")
+    kind = _kind(own)
+    coverage = Coverage(f"torchvision {KINDS[kind]}")
     if start.path is not None:
         tensors = {}
-        for key, (name, value) in _detector_names(_read(start.path)).items():
-            if name is None:
-                coverage.left_out[key] = "the classifier of the supervised pretraining; a detector has its own"
-                continue
+        for key, (name, value) in _placed(_detector_names(_read(start.path)), kind, coverage).items():
             _check(start.path, key, name, value, own)
             tensors[name] = value
             coverage.loaded[key] = name
@@ -106,6 +117,36 @@ def load_initialisation(model: nn.Module, start: Initialisation) -> Coverage:
     reason = "trained from scratch" if start.path is None else "not part of the pretraining"
     coverage.newly_initialised = {key: reason for key in own if key not in coverage.loaded.values()}
     return coverage
+
+
+def _kind(keys: Iterable[str]) -> Detector:
+    """Return the kind of detector that has these keys, under torchvision's names."""
+    keys = set(keys)
+    if not any(key.startswith("backbone.fpn.") for key in keys):
+        return "c4"
+    # A pyramid from P3 has a level less.
+    return "fpn" if "backbone.fpn.inner_blocks.3.0.weight" in keys else "dense"
+
+
+def _placed(
+    named: dict[str, tuple[str | None, Tensor]], kind: Detector, coverage: Coverage
+) -> dict[str, tuple[str, Tensor]]:
+    """Rename a file's keys for this kind of detector; what it has no place for goes to the coverage."""
+    names = {name for name, _ in named.values() if name is not None}
+    convolutions = sum(re.fullmatch(r"roi_heads\.box_head\.\d+\.0\.weight", name) is not None for name in names)
+    source = _kind(names)
+    placed: dict[str, tuple[str, Tensor]] = {}
+    for key, (name, value) in named.items():
+        if name is None:
+            coverage.left_out[key] = CLASSIFIER
+            continue
+        canonical = None if kind == source else to_canonical(name, "torchvision", convolutions, source)
+        moved = name if canonical is None else to_target(canonical, "torchvision", convolutions, kind)
+        if canonical is not None and moved is None:
+            coverage.left_out[key] = NO_PLACE[kind, canonical.partition(".")[0]]
+        elif moved is not None:
+            placed[key] = (moved, value)
+    return placed
 
 
 def _check(path: Path, key: str, name: str, value: Tensor, own: dict[str, Tensor]) -> None:

@@ -90,6 +90,19 @@ class Checkpointer:
             return state
         return None
 
+    def send_newest(self, *journals: Path) -> None:
+        """Begin to send the checkpoint that is gone on from to the store, if an earlier attempt could not.
+
+        Args:
+            journals: as of :meth:`save`.
+        """
+        if self.saved is None:
+            return
+        path = self._path(self.saved)
+        if not self.result.is_published(path):
+            write_text(self.folder / LATEST, path.name)  # what was fetched may be of an earlier one
+            self.uploads.add(journals, [path, self.folder / LATEST], [])
+
     def _check(self, path: Path, state: dict[str, Any]) -> None:
         found, result = state.get("format"), state.get("result")
         if found != FORMAT:
@@ -105,19 +118,23 @@ class Checkpointer:
             )
 
     def _write(self, step: int, state: dict[str, Any], journals: tuple[Path, ...]) -> None:
-        path = self.folder / f"step-{step:08d}.pt"
+        path = self._path(step)
         try:
             write_checkpoint(path, state)
             write_text(self.folder / LATEST, path.name)
             self.saved = step
+            self.trouble = None
             removed = [other for other in self._all() if self._is_over(other, step)]
+            # First: one that cannot be removed here must not keep the new one from the store.
+            self.uploads.add(journals, [path, self.folder / LATEST], removed)
             for other in removed:
                 other.unlink(missing_ok=True)
-            self.trouble = None
-            self.uploads.add(journals, [path, self.folder / LATEST], removed)
         except Exception as error:
             self.trouble = disk_trouble(error)
             self.failure = error if self.trouble is None else None
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}.pt"
 
     def _is_over(self, path: Path, step: int) -> bool:
         number = _step(path)

@@ -8,8 +8,6 @@ or ``stopped: WHAT WAS KEPT``.
 from __future__ import annotations
 
 import os
-import signal
-import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -18,7 +16,8 @@ from dataclasses import dataclass
 
 from soco_core.config import Recipe
 from soco_core.console import STAGE_LABEL, say
-from soco_core.engine.processes import end_with_pipeline, leave
+from soco_core.engine.loading import killed_loader
+from soco_core.engine.processes import end_with_pipeline, leave, stop_on_sigterm
 from soco_core.engine.setup import share_cores
 from soco_core.errors import InterruptedStageError, SocoError, one_line
 from soco_core.recipes import load_recipe, parse_recipe
@@ -50,8 +49,7 @@ def stage_process(label: str) -> Iterator[StageOutcome]:
     os.environ[STAGE_LABEL] = label
     end_with_pipeline()
     share_cores()
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stop_on_sigterm()
     say(f"started (process {os.getpid()})")
     began = time.monotonic()
     outcome = StageOutcome()
@@ -60,13 +58,12 @@ def stage_process(label: str) -> Iterator[StageOutcome]:
     except (InterruptedStageError, KeyboardInterrupt) as stop:
         say(f"stopped: {one_line(stop) if isinstance(stop, SocoError) else 'what was finished is kept'}")
         leave(EXIT_STOPPED)
-    except SocoError as error:
-        say(f"error: {one_line(error)}")
-        raise SystemExit(EXIT_INPUT) from None
-    except Exception as error:
-        traceback.print_exc()
-        say(f"error: {one_line(error)}")
-        raise SystemExit(EXIT_BUG) from None
+    except Exception as caught:
+        known = killed_loader(caught) or caught
+        if not isinstance(known, SocoError):
+            traceback.print_exc()
+        say(f"error: {one_line(known)}")
+        leave(EXIT_INPUT if isinstance(known, SocoError) else EXIT_BUG)
     say(f"done in {time.monotonic() - began:.1f} s: {outcome.result}")
 
 

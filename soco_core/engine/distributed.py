@@ -7,7 +7,7 @@ waiting in a collective. How they begin and end together stands in :mod:`soco_co
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeVar
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 COMPUTE, END = "compute", "end"
+STOP = "stop"
+"""Where in the store the signal stands that asks one process to stop."""
 
 
 class OtherProcessError(Exception):
@@ -102,14 +104,30 @@ class Processes:
             import torch
             import torch.distributed as dist
 
+            from soco_core.engine.exchange import wait
+
             flags = torch.tensor([int(failed), *wishes])
-            dist.all_reduce(flags, dist.ReduceOp.MAX, group=self.control)
+            wait(dist.all_reduce(flags, dist.ReduceOp.MAX, group=self.control, async_op=True))
             any_failed, *wished = flags.tolist()
             failed, wishes = bool(any_failed), Wishes(*wished)
         self.agreed = self.agreed or bool(failed or wishes.stop)
         if failed and not wishes.stop:
             self._fail_together(error)
         return wishes
+
+    def ask_to_stop(self, number: int) -> None:
+        """Tell all processes of a signal, also those that wait for something else than each other."""
+        if self.store is not None:
+            with suppress(RuntimeError):  # the store is gone with the process that kept it
+                self.store.set(STOP, str(number))
+
+    @property
+    def asked_to_stop(self) -> int:
+        """Number of the signal that some process was sent; 0 if there was none."""
+        if self.store is not None:
+            with suppress(RuntimeError):
+                return int(self.store.get(STOP)) if self.store.check([STOP]) else 0
+        return 0
 
     def together(self, call: Callable[[], T]) -> T:
         """Do something in all processes that may fail in some; an error in one ends all."""
@@ -152,14 +170,13 @@ class Processes:
         self.agree(error)
 
     def share(self, value: T) -> T:
-        """Return the first process's value in all of them: plain types, containers and CPU tensors."""
+        """Return the first process's value in all of them: plain types, dicts, lists, tuples and CPU tensors."""
         if self.count == 1:
             return value
-        import torch.distributed as dist
+        from soco_core.engine.exchange import broadcast
 
-        box = [value]
-        dist.broadcast_object_list(box, src=0, group=self.control)
-        return box[0]
+        shared: T = broadcast(value, self.first, self.control)
+        return shared
 
     @contextmanager
     def computing(self) -> Iterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -18,10 +19,14 @@ class InterruptGuard:
     the guard does nothing. Processes forked under the guard ignore SIGINT, which a terminal sends to all
     of them, and end on SIGTERM. An error that follows a signal (a loader's worker was ended by the same
     signal) ends the block as the signal does.
+
+    Args:
+        tell: called with a signal's number when it comes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[int], None] | None = None) -> None:
         self.signal: signal.Signals | None = None
+        self._tell = tell
         self._former: dict[signal.Signals, Any] = {}
         self._pid = os.getpid()
 
@@ -50,6 +55,8 @@ class InterruptGuard:
             return
         self.signal = signal.Signals(number)
         self._restore()
+        if self._tell is not None:
+            self._tell(number)
 
     def _restore(self) -> None:
         for number, handler in self._former.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Generator, Iterator
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from soco_core.artifacts.result import ResultDirectory
@@ -14,10 +14,18 @@ from soco_core.console import say
 from soco_core.engine.checkpoints import Checkpointer
 from soco_core.engine.distributed import Processes, Wishes
 from soco_core.engine.interrupt import InterruptGuard
+from soco_core.engine.loading import Loading
 from soco_core.engine.records import Records
 from soco_core.tracking import Tracker
 
 B = TypeVar("B")
+
+LONG_SECONDS = 20.0
+"""`torchrun` and Kubernetes kill 30 s after a signal: a step of more leaves a checkpoint too little."""
+
+
+class UnfinishedStepError(Exception):
+    """A step was left between two of its parts, and the state is as it was before it."""
 
 
 class Finished(NamedTuple):
@@ -45,7 +53,11 @@ class Task(Protocol[B]):
         """Load what this process needs for each step from `first_step` on; all of a step at once."""
 
     def step(self, step: int, batch: B) -> None:
-        """Compute a step."""
+        """Compute a step.
+
+        Raises:
+            UnfinishedStepError: :attr:`TrainingLoop.stopping` said so between two parts of it.
+        """
 
     def measured(self) -> Iterator[Finished]:
         """Yield the steps computed since the last call; in all processes.
@@ -71,6 +83,7 @@ class TrainingLoop(Generic[B]):
         result: in the first process, the result directory; metrics and checkpoints go there.
         tracker: in the first process, gets the curves.
         read_steps: steps after which those that were measured are fetched, which waits for the device.
+        shorten: what makes a step shorter, said if one takes too long to be ended in time by a signal.
     """
 
     def __init__(
@@ -81,12 +94,18 @@ class TrainingLoop(Generic[B]):
         result: ResultDirectory | None = None,
         tracker: Tracker | None = None,
         read_steps: int = 1,
+        shorten: str = "a faster device or smaller batches make it shorter",
     ) -> None:
         self.task, self.runtime, self.processes = task, runtime, processes
         self.result, self.tracker, self.read_steps = result, tracker, read_steps
         self.step = 0
+        self.shorten = shorten
+        self._guard = InterruptGuard(processes.ask_to_stop)
         self._read = time.perf_counter()
         self._unread = 0
+        self._heard = time.monotonic()
+        """When a signal could be answered for the last time."""
+        self._warned = False
         self._checkpoints: Checkpointer | None = None
         if result is not None:
             for_good = task.steps_per_epoch * runtime.checkpoint_keep_epochs
@@ -103,43 +122,76 @@ class TrainingLoop(Generic[B]):
         self._resume()
         # A loader that is left to the interpreter's end may wait for its workers until it is killed.
         with (
-            InterruptGuard() as guard,
+            self._guard as guard,
             self._recording() as records,
-            closing(self.task.batches(self.step)) as batches,
+            Loading(self.task.batches(self.step), self.processes.device) as batches,
         ):
             self._read = time.perf_counter()
             while self.step < self.task.total_steps:
-                batch, wishes = self._next(batches, guard, records)
+                batch, wishes = self._next(batches, records)
                 if any(wishes):
                     self._save(records)
                 if wishes.stop:
                     break
-                self.task.step(self.step, batch)
-                self.step += 1
-                self._unread += 1
+                try:
+                    self._compute(batch)
+                except UnfinishedStepError:
+                    self._save(records)
+                    break
                 if self._is_due():
                     self._save(records)
                 elif self.step % self.read_steps == 0:
                     self._look(records)
             self._end(guard, records)
 
-    def _next(self, batches: Iterator[B], guard: InterruptGuard, records: Records | None) -> tuple[B, Wishes]:
-        """Load the next batch; errors and wishes of any process come to light here."""
-        batch: list[B] = []
+    def stopping(self) -> bool:
+        """Tell whether a signal came, here or in another process; all processes ask at the same point of a step."""
+        self._hear()
+        return bool(self.processes.agree(wishes=Wishes(self._guard.signal or 0)).stop)
+
+    def _compute(self, batch: B) -> None:
+        self._heard = time.monotonic()
+        self.task.step(self.step, batch)
+        self._hear()
+        self.step += 1
+        self._unread += 1
+
+    def _hear(self) -> None:
+        """Say, once, that a signal would have been answered too late."""
+        now = time.monotonic()
+        seconds, self._heard = now - self._heard, now
+        if seconds > LONG_SECONDS and not self._warned:
+            self._warned = True
+            if self.processes.first:
+                say(
+                    f"warning: {self.task.name}: step {self.step} could not be stopped for {seconds:.0f} s, and 30 s "
+                    f"after a signal it may be killed, back to its last checkpoint: {self.shorten}"
+                )
+
+    def _next(self, batches: Loading[B], records: Records | None) -> tuple[B, Wishes]:
+        """Load the next batch, unless asked to stop; errors and wishes of any process come to light here."""
+        batch = None
         error = None
         try:
-            batch.append(next(batches))
+            batch = batches.next(lambda: bool(self._asked))
         except Exception as caught:
             error = caught
         failure = records.look() if records is not None else None
-        wishes = Wishes(guard.signal or 0, int(records is not None and records.time_is_up))
+        # What another process was asked matters only to one that gave up for it: the others hear of it all together.
+        asked = self._asked if batch is None and error is None else self._guard.signal or 0
+        wishes = Wishes(asked, int(records is not None and records.time_is_up))
         try:
             wishes = self.processes.agree(failure or error, wishes)
         except Exception:
             if self.processes.agreed and self.step > 0:
                 self._save(records)
             raise
-        return batch[0] if batch else None, wishes  # type: ignore[return-value]
+        return batch, wishes  # type: ignore[return-value]
+
+    @property
+    def _asked(self) -> int:
+        """Number of the signal that this process got, or heard of; 0 if there was none."""
+        return self._guard.signal or self.processes.asked_to_stop
 
     def _is_due(self) -> bool:
         """Tell whether a checkpoint is due after a step, the same in all processes."""

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
+from soco_core.artifacts.disk import FULL
 from soco_core.artifacts.metrics import MetricsWriter
 from soco_core.artifacts.result import ResultDirectory
 from soco_core.config import RuntimeConfig
@@ -91,7 +92,7 @@ class Records:
         disk = self.metrics.trouble or self.speed.trouble or self.checkpoints.trouble
         self._note(
             "disk",
-            f"{self.result.path} cannot be written ({_cause(disk)}); free some space" if disk else "",
+            f"{self.result.path} cannot be written ({_cause(disk)}); {_remedy(disk)}" if disk else "",
             "its lines wait in memory, and the next checkpoint is tried as usual",
         )
         store = self.checkpoints.uploads.trouble
@@ -114,7 +115,7 @@ class Records:
             kept = f"that of step {checkpoints.saved}" if checkpoints.saved is not None else "none"
             raise SocoError(
                 f"{self.name}: the checkpoint of step {step} could not be written to {checkpoints.folder} "
-                f"({_cause(cause)}), the newest one is {kept}; free some space and run the same command again"
+                f"({_cause(cause)}), the newest one is {kept}; {_remedy(cause)} and run the same command again"
             ) from cause
         uploads.settle(STOP_SECONDS if stopping else None)
         self._settled = True
@@ -127,7 +128,7 @@ class Records:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.checkpoints.wait()
-        if not self._settled:
+        if not self._settled and not isinstance(error, KeyboardInterrupt):  # that is the second signal
             self.checkpoints.uploads.settle(STOP_SECONDS)
             self.look()  # what the last save met is said, even where another error ends the training
         self.checkpoints.uploads.close()
@@ -146,3 +147,7 @@ def _cause(error: OSError | None) -> str:
     if error is None:
         return "no cause was given"
     return error.strerror or (os.strerror(error.errno) if error.errno else type(error).__name__)
+
+
+def _remedy(error: OSError | None) -> str:
+    return "free some space" if error is None or error.errno in FULL else "see to that disk"

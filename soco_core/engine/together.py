@@ -14,6 +14,7 @@ from typing import Literal, NoReturn, TypeVar
 
 from soco_core.console import say
 from soco_core.engine.distributed import COMPUTE, END, AgreedEnd, Processes, exit_status
+from soco_core.engine.processes import ended_by_sigterm
 from soco_core.errors import InterruptedStageError, SocoError, one_line
 
 T = TypeVar("T")
@@ -48,7 +49,8 @@ def run_together(
     """
     if _alone():
         return lead(Processes(device))
-    processes = _join(device)
+    with ended_by_sigterm():
+        processes = _join(device)
     if not processes.first:
         _follow(processes, follow)
     return _lead(processes, lead)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from soco_core import storage
-from soco_core.config import ImagesConfig, Recipe
+from soco_core.config import DatasetsConfig, ImagesConfig, Recipe
+from soco_core.datasets.open_set import locate
+from soco_core.datasets.published import NAMED, Named
 from soco_core.errors import InputError
 from soco_core.images import open_image_set
 from soco_core.images.subset import is_file
@@ -14,8 +16,10 @@ from soco_core.images.subset import is_file
 def with_absolute_files(recipe: Recipe) -> Recipe:
     """Return a recipe whose files are named by absolute paths, for stages that work in other folders."""
     subset, boxes = recipe.images.subset, recipe.proposals.boxes_file
+    places = {name: absolute(place) if place else place for name, place in recipe.datasets}
     return recipe.model_copy(
         update={
+            "datasets": recipe.datasets.model_copy(update=places),
             "images": recipe.images.model_copy(update={"subset": absolute(subset) if is_file(subset) else subset}),
             "proposals": recipe.proposals.model_copy(update={"boxes_file": absolute(boxes)}),
         }
@@ -48,15 +52,24 @@ def look_at_images(images: str, config: ImagesConfig) -> None:
         raise InputError(f"{images}: nothing lies there; give the URI of a folder of images or of a pack")
 
 
-def check_coco(coco: str) -> None:
+def named_coco(coco: str) -> Named | None:
+    """Return the data set of a name such as ``mini-coco-5``; None for a folder, which may be called like one."""
+    item = next((item for item in NAMED if item.name == coco), None)
+    return None if item is None or Path(coco).is_dir() else item
+
+
+def check_coco(coco: str, config: DatasetsConfig) -> None:
     """Look whether the data set is there; what is in it is checked by the stage that reads it.
 
     Args:
-        coco: folder of a COCO-format data set, or the S3 URI of one that soco rendered.
+        coco: folder of a COCO-format data set, the S3 URI of one that soco rendered, or a name.
+        config: where the data sets of a name lie.
 
     Raises:
-        InputError: there is no such folder.
+        InputError: there is no such folder, or nobody says where the data set lies.
     """
+    item = named_coco(coco)
+    coco = locate(item.root, config) if item else coco
     if not storage.is_s3(coco) and not Path(coco).is_dir():
         problem = "is a file" if Path(coco).exists() else "does not exist"
         raise InputError(f"COCO folder {coco} {problem}; give the folder that holds annotations/ and the images")

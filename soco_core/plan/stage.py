@@ -23,6 +23,7 @@ from soco_core.plan.inputs import (
     check_coco,
     check_images,
     check_weights,
+    named_coco,
     with_absolute_files,
 )
 from soco_core.tracking import (
@@ -38,7 +39,7 @@ CONTRACT = 1
 PARENT_RUN = "parent-run.json"
 """Beside the result: the parent run and its status. Not part of the result, which no store can change."""
 DETERMINING = ("name", "seed", "images", "proposals", "views", "model", "pretrain", "finetune", "demo_data")
-"""All of the recipe but `runtime`, which changes nothing that is computed."""
+"""All of the recipe but `runtime`, which changes nothing that is computed, and `datasets`, which only a name needs."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def plan(recipe: Recipe, *, images: str, coco: str, output: str, supervised: str
     Args:
         recipe: the resolved recipe.
         images: image set to pretrain on.
-        coco: folder of the COCO-format data set to finetune and evaluate on.
+        coco: folder of the COCO-format data set to finetune and evaluate on, or a name such as ``mini-coco-5``.
         output: root of all results, a local directory or an S3 URI.
         supervised: file of ImageNet-supervised weights; empty for none.
         tracking_uri: MLflow tracking URI; if empty, ``MLFLOW_TRACKING_URI``, then an SQLite file in a
@@ -70,14 +71,21 @@ def plan(recipe: Recipe, *, images: str, coco: str, output: str, supervised: str
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or _default_store(output)
     check_detector(recipe)
     recipe = with_absolute_files(recipe)
-    inputs = {"images": absolute(images), "coco": absolute(coco), "supervised": absolute(supervised)}
+    name = named_coco(coco)
+    inputs = {
+        "images": absolute(images),
+        "coco": coco if name else absolute(coco),
+        "supervised": absolute(supervised),
+    }
     # Checked again even if the plan is known: an input may have gone since.
     check_boxes_file(recipe)
     count = check_images(images, recipe.images)
-    check_coco(coco)
+    check_coco(coco, recipe.datasets)
     if supervised:
         check_weights(supervised)
-    result = locate(output, "plan", CONTRACT, recipe, DETERMINING, {**inputs, "tracking": uri})
+    # Of a name, where it lies and which images are its part are the recipe's.
+    sections = (*DETERMINING, "datasets") if name else DETERMINING
+    result = locate(output, "plan", CONTRACT, recipe, sections, {**inputs, "tracking": uri})
 
     def compute(result: ResultDirectory, tracker: Tracker) -> dict[str, Any]:
         return {**inputs, "pretraining_images": count}

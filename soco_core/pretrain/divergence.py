@@ -1,8 +1,7 @@
-"""What a pretraining that diverged leaves, so that its cause can be found."""
+"""What is known of the step at which a pretraining diverged."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,44 +11,42 @@ import torch
 from torch import nn
 
 from soco_core.artifacts.result import ResultDirectory
+from soco_core.engine.divergence import dump_divergence
 from soco_core.pretrain.data import Key, ViewDataset
 from soco_core.pretrain.figures import pictured
-from soco_core.storage import write_text
 from soco_core.views.draw import draw_views
 
 PICTURED_IMAGES = 4
 LISTED_TENSORS = 20
 
 
-def dump_divergence(
+def dump_views(
     result: ResultDirectory,
     dataset: ViewDataset,
     batch: Sequence[Sequence[Key]],
     report: dict[str, Any],
     step: int,
-) -> Path:
-    """Write ``diverged/step-N/``: ``report.json``, and ``views.png`` with the first images of the batch.
+) -> str:
+    """Write ``diverged/step-N/`` (:func:`soco_core.engine.divergence.dump_divergence`) with the batch's first views.
 
     Args:
         result: the result directory.
         dataset: draws the views again: they depend on epoch and image alone.
         batch: the images of the step, those of each process.
-        report: loss, its terms and the like, plain JSON; numbers that are not finite are written as text.
+        report: loss, its terms and the like, plain JSON.
         step: the step, from 0.
 
     Returns:
-        The folder.
+        Where it lies, for a message.
     """
-    folder = result.path / "diverged" / f"step-{step}"
     epoch = batch[0][0][0]
     images = [[dataset.proposals.id(number) for _, number in part] for part in batch]
-    text = json.dumps(_finite({"step": step, "epoch": epoch, **report, "images": images}), indent=2, allow_nan=False)
-    write_text(folder / "report.json", text + "\n")
-    result.publish(folder / "report.json")
     shown = [number for part in batch for _, number in part][:PICTURED_IMAGES]
-    draw_views(folder / "views.png", pictured(dataset, shown), dataset.recipe, epoch)
-    result.publish(folder / "views.png")
-    return folder
+
+    def draw(path: Path) -> None:
+        draw_views(path, pictured(dataset, shown), dataset.recipe, epoch)
+
+    return dump_divergence(result, step, lambda: {"epoch": epoch, **report, "images": images}, draw)
 
 
 def largest_gradients(network: nn.Module, norms: torch.Tensor) -> list[dict[str, Any]]:
@@ -66,12 +63,3 @@ def largest_gradients(network: nn.Module, norms: torch.Tensor) -> list[dict[str,
         for (name, p), norm, weight in zip(tensors, norms.tolist(), weights, strict=True)
     ]
     return sorted(rows, key=lambda row: (math.isfinite(row["gradient_norm"]), -row["gradient_norm"]))[:LISTED_TENSORS]
-
-
-def _finite(value: Any) -> Any:
-    """Replace numbers that JSON has no word for by their names."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

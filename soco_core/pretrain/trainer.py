@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -15,7 +15,7 @@ from soco_core.artifacts.result import ResultDirectory
 from soco_core.config import Recipe
 from soco_core.console import say
 from soco_core.engine.distributed import Processes
-from soco_core.engine.loop import Finished, TrainingLoop
+from soco_core.engine.loop import Finished, TrainingLoop, UnfinishedStepError
 from soco_core.engine.precision import Precision, choose_precision, same_precision
 from soco_core.engine.records import METRICS
 from soco_core.engine.setup import seed_everything
@@ -23,7 +23,7 @@ from soco_core.engine.sync_batch_norm import synchronise_batch_norm
 from soco_core.errors import InputError, SocoError
 from soco_core.models.soco import SoCo
 from soco_core.pretrain.data import EpochBatches, ViewDataset, view_loader
-from soco_core.pretrain.divergence import dump_divergence, largest_gradients
+from soco_core.pretrain.divergence import dump_views, largest_gradients
 from soco_core.pretrain.lars import LARS
 from soco_core.pretrain.loss import soco_loss
 from soco_core.pretrain.schedules import ema_coefficients, learning_rates
@@ -32,6 +32,11 @@ from soco_core.pretrain.watch import Measured, Measurements, Watch, collapse
 from soco_core.tracking import Tracker
 from soco_core.views.batch import prepare_views
 from soco_core.views.construct import View
+
+SHORTEN = (
+    "more processes make it shorter, and so does a lower runtime.images_per_process (a signal is answered between its "
+    "passes, but batch norm sees one pass at a time, which changes the result)"
+)
 
 
 class Trainer:
@@ -88,6 +93,8 @@ class Trainer:
         )
         self.measurements = Measurements(recipe.model, processes)
         self.watch = Watch(config, round(config.warmup_epochs * steps_per_epoch), self.precision.skips)
+        self.stopping: Callable[[], bool] = lambda: False
+        """Asked between the passes of a step, in all processes."""
         self.attempts: list[dict[str, Any]] = []
         # Waiting for the device costs nothing on a CPU; on a GPU the steps are looked at some at a time.
         self.read_steps = 1 if self.device.type == "cpu" else recipe.runtime.log_steps
@@ -106,7 +113,10 @@ class Trainer:
         if self.processes.count > 1:  # gradients are averaged over all processes
             network = self.networks.online
             self.online = DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
-        loop = TrainingLoop(self, self.recipe.runtime, self.processes, self.result, self.tracker, self.read_steps)
+        loop = TrainingLoop(
+            self, self.recipe.runtime, self.processes, self.result, self.tracker, self.read_steps, SHORTEN
+        )
+        self.stopping = loop.stopping
         loop.run()
 
     def batches(self, first_step: int) -> Generator[list[list[View]], None, None]:
@@ -121,9 +131,14 @@ class Trainer:
     def step(self, step: int, batch: list[list[View]]) -> None:
         """Move the target, embed and compare the views, and update the online network (3.3)."""
         self.networks.train()
+        moved = [*self.networks.target.parameters(), *self.networks.buffers()]
+        before = [tensor.detach().clone() for tensor in moved] if len(batch) > 1 else []
         self.networks.update_target(float(self.ema[step]))
         self.optimizer.zero_grad(set_to_none=True)
         for number, views in enumerate(batch):
+            if number > 0 and self.stopping():
+                self._take_back(moved, before)
+                raise UnfinishedStepError
             self._accumulate(views, last=number == len(batch) - 1)
         scaler = self.precision.scaler
         scaler.unscale_(self.optimizer)
@@ -133,6 +148,13 @@ class Trainer:
             group["lr"] = float(self.learning_rate[step])
         scaler.step(self.optimizer)
         scaler.update()
+
+    @torch.no_grad()
+    def _take_back(self, moved: list[Tensor], before: list[Tensor]) -> None:
+        """Undo an unfinished step: what it has moved up to here is as it was before it."""
+        for tensor, former in zip(moved, before, strict=True):
+            tensor.copy_(former)
+        self.measurements.drop()
 
     def _accumulate(self, batch: list[View], last: bool) -> None:
         """Add this process's part of a pass to the gradients, which become the mean over the global batch."""
@@ -204,10 +226,7 @@ class Trainer:
             config = self.recipe.pretrain
             batches = EpochBatches(self.images, self.batch_size, config.epochs, self.recipe.seed, measured.step)
             images = shares(next(iter(batches)), self.division)
-            try:
-                where = str(dump_divergence(self.result, self.dataset, images, report, measured.step))
-            except (SocoError, OSError) as error:
-                where = f"nowhere ({error})"
+            where = dump_views(self.result, self.dataset, images, report, measured.step)
         self.processes.agree(
             SocoError(
                 f"pretraining diverged at step {measured.step}: {reason}. Its images, losses, gradients and views are "

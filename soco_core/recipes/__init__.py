@@ -73,6 +73,16 @@ def parse_recipe(text: str, overrides: Iterable[str] = (), source: str = "recipe
         raise RecipeError(f"{source}: {_explain(error)}") from error
 
 
+def override(recipe: Recipe, section: str, overrides: Iterable[str]) -> Recipe:
+    """Apply those of the ``section.field=value`` overrides that are of one section, once more after it was replaced.
+
+    Raises:
+        RecipeError: as :func:`load_recipe`.
+    """
+    chosen = [text for text in overrides if text.strip().startswith(f"{section}.")]
+    return parse_recipe(recipe.to_yaml(), chosen) if chosen else recipe
+
+
 class _Loader(yaml.SafeLoader):
     """YAML keeps the last of two equal keys without a word; a section given twice must not be lost so.
 

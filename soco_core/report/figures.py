@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from soco_core.artifacts.benchmark import COLUMNS
 from soco_core.artifacts.metrics import read_metrics
 from soco_core.report.runs import Run
-from soco_core.report.tables import Table, shown
+from soco_core.report.tables import Table, heading, shown
 from soco_core.storage import atomic_file, write_bytes
 
 if TYPE_CHECKING:
@@ -122,14 +121,14 @@ def draw_bars(table: Table, report: Path) -> list[Figure]:
     axes = canvas.subplots()
     width = 0.8 / len(bars)
     for number, (label, metrics, colour, hatch) in enumerate(bars):
-        values = [metrics.get(name) for name in COLUMNS]
-        places = [i - 0.4 + width * (number + 0.5) for i in range(len(COLUMNS))]
+        values = [metrics.get(name) for name in table.columns]
+        places = [i - 0.4 + width * (number + 0.5) for i in range(len(table.columns))]
         style: dict[str, Any] = {"facecolor": "white", "hatch": hatch} if hatch else {"facecolor": colour}
         name = None if any(other == label for other, *_ in bars[:number]) else label
         drawn = axes.bar(places, [value or 0.0 for value in values], width * 0.9, label=name, edgecolor=colour, **style)
         if len(bars) <= BARS_WITH_NUMBERS:
             axes.bar_label(drawn, [shown(value) for value in values], fontsize=7, padding=1.5)
-    axes.set_xticks(range(len(COLUMNS)), [_math(name) for name in COLUMNS])
+    axes.set_xticks(range(len(table.columns)), [_math(name) for name in table.columns])
     axes.tick_params(axis="x", length=0)
     axes.set_ylabel("percent")
     axes.margins(y=0.12)
@@ -138,14 +137,16 @@ def draw_bars(table: Table, report: Path) -> list[Figure]:
         canvas,
         report,
         f"{slug(table.benchmark)}-ap",
-        f"{table.benchmark}: average precision of boxes (bb) and masks (mk)"
-        + (", the paper's hatched." if table.comparable else "."),
+        f"{table.benchmark}: {table.legend}" + (" The paper's are hatched." if table.comparable else ""),
     )
 
 
 def _math(column: str) -> str:
     """Typeset a column's name: APbb50 has bb above and 50 below."""
-    return rf"AP$^{{\mathrm{{{column[2:4]}}}}}_{{{column[4:]}}}$"
+    head = heading(column)
+    if not head.above and not head.below:
+        return head.text
+    return rf"{head.text}$^{{\mathrm{{{head.above}}}}}_{{\mathrm{{{head.below}}}}}$"
 
 
 def _colours(runs: tuple[Run, ...]) -> dict[str, str]:

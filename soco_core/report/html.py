@@ -5,9 +5,8 @@ from __future__ import annotations
 from base64 import b64encode
 from pathlib import Path
 
-from soco_core.artifacts.benchmark import COLUMNS
 from soco_core.report.page import Page
-from soco_core.report.tables import shown
+from soco_core.report.tables import heading, shown
 
 
 def to_html(page: Page, folder: Path) -> str:
@@ -24,5 +23,5 @@ def to_html(page: Page, folder: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"picture": picture, "shown": shown}
-    return environment.get_template("report.html").render(page=page, columns=COLUMNS)
+    environment.filters |= {"picture": picture, "shown": shown, "heading": heading}
+    return environment.get_template("report.html").render(page=page)

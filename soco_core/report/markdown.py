@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from soco_core.artifacts.benchmark import COLUMNS
 from soco_core.report.figures import Figure
 from soco_core.report.page import Fact, Page
 from soco_core.report.tables import Table, shown
@@ -33,18 +32,18 @@ def to_markdown(page: Page) -> str:
 def _benchmark(table: Table, figures: list[Figure]) -> list[str]:
     title = f"## {table.benchmark}" + (f": {table.paper.title}" if table.paper else "")
     rows = [
-        [table.label(run) + (" (shortened)" if run.shortened else ""), "", *_numbers(run.result.metrics)]
+        [table.label(run) + (" (shortened)" if run.shortened else ""), "", *_numbers(table, run.result.metrics)]
         for run in table.runs
     ]
-    rows += [[f"*{gain.label}*", "", *_numbers(gain.metrics, signed=True)] for gain in table.gains]
+    rows += [[f"*{gain.label}*", "", *_numbers(table, gain.metrics, signed=True)] for gain in table.gains]
     rows += [
-        [f"paper: {row.method}", "" if row.epochs is None else str(row.epochs), *_numbers(row.metrics)]
+        [f"paper: {row.method}", "" if row.epochs is None else str(row.epochs), *_numbers(table, row.metrics)]
         for row in table.paper_rows
     ]
     parts = [
         title,
-        "Average precision in percent: bb boxes, mk masks. Epochs are those of the paper's pretraining.",
-        _table(["", "epochs", *COLUMNS], rows),
+        f"{table.legend} Epochs are those of the paper's pretraining.",
+        _table(["", "epochs", *table.columns], rows),
         "\n".join(f"- {_escaped(note)}" for note in table.notes),
         "What each run was trained and evaluated on:",
         _table(
@@ -58,7 +57,7 @@ def _benchmark(table: Table, figures: list[Figure]) -> list[str]:
                     str(run.result.batch_size),
                     str(run.result.seed),
                     run.result.initialisation,
-                    f"finetune/{run.directory.fingerprint}",
+                    f"{run.directory.stage}/{run.directory.fingerprint}",
                 ]
                 for run in table.runs
             ],
@@ -97,8 +96,8 @@ def _reproduction(page: Page) -> list[str]:
     return parts
 
 
-def _numbers(metrics: dict[str, float | None], *, signed: bool = False) -> list[str]:
-    return [shown(metrics.get(name), signed=signed) for name in COLUMNS]
+def _numbers(table: Table, metrics: dict[str, float | None], *, signed: bool = False) -> list[str]:
+    return [shown(metrics.get(name), signed=signed) for name in table.columns]
 
 
 def _facts(facts: Iterable[Fact], heads: tuple[str, str] = ("", "")) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import soco_core
-from soco_core.artifacts.benchmark import COLUMNS
 from soco_core.artifacts.proposals import MANIFEST
 from soco_core.artifacts.result import RECIPE, ResultDirectory
 from soco_core.report.figures import Figure, copy_picture, draw_bars, draw_finetuning, draw_pretraining, slug
@@ -93,11 +92,11 @@ def build_page(
 def results_json(page: Page) -> dict[str, Any]:
     """Return every number of the report as plain JSON."""
     return {
-        "contract": 1,
-        "columns": list(COLUMNS),
+        "contract": 2,
         "benchmarks": [
             {
                 "benchmark": table.benchmark,
+                "columns": list(table.columns),
                 "comparable_with_paper": table.comparable,
                 "runs": [
                     {

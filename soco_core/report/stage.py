@@ -13,7 +13,8 @@ from soco_core.errors import InputError
 from soco_core.report.runs import read_runs
 from soco_core.tracking import Tracker, TrackingContext
 
-CONTRACT = 1
+CONTRACT = 2
+BENCHMARK_STAGES = ("finetune", "linear")
 
 
 def report(
@@ -44,7 +45,7 @@ def report(
     """
     if not benchmarks:
         raise InputError("no benchmark result to report on; give at least one result of `soco finetune`")
-    finetuned = [open_result(uri, stage="finetune") for uri in benchmarks]
+    finetuned = [_open_benchmark(uri) for uri in benchmarks]
     pretraining = open_result(pretrained, stage="pretrain") if pretrained else None
     proposed = open_result(proposals, stage="proposals") if proposals else None
     if proposed and proposed.determined_by["contract"] != PROPOSALS_CONTRACT:
@@ -79,6 +80,13 @@ def report(
         return {table.benchmark: {table.label(run): run.result.metrics for run in table.runs} for table in page.tables}
 
     return complete(result, recipe, tracking, compute)
+
+
+def _open_benchmark(uri: str) -> ResultDirectory:
+    result = open_result(uri)
+    if result.stage not in BENCHMARK_STAGES:
+        raise InputError(f"{uri}: a result of `{result.stage}`, but one of {' or '.join(BENCHMARK_STAGES)} is needed")
+    return result
 
 
 def _check_belongs(

@@ -5,11 +5,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import groupby
 
-from soco_core.artifacts.benchmark import COLUMNS
-from soco_core.report.paper import BENCHMARKS, PaperBenchmark, PaperRow, paper_rows
+from soco_core.benchmarks.paper import PaperRow, paper_rows
+from soco_core.benchmarks.table import MMDETECTION, Benchmark, find_benchmark
 from soco_core.report.runs import Difference, Run
 
 Metrics = dict[str, float | None]
+HEADLINES = {"APbb": "Box AP", "top1": "Top-1 accuracy"}
+ACCURACIES = {"top1": "top-1", "top5": "top-5", "knn": "k-NN"}
+
+
+@dataclass(frozen=True)
+class Heading:
+    """How a column is named: ``APbb50`` is AP with bb above and 50 below."""
+
+    text: str
+    above: str = ""
+    below: str = ""
+
+
+def heading(column: str) -> Heading:
+    """Return how a column is named for people."""
+    if column in ACCURACIES:
+        return Heading(ACCURACIES[column])
+    kind = column[2:4] if column[2:4] in {"bb", "mk"} else ""
+    return Heading("AP", kind, column[2 + len(kind) :])
 
 
 @dataclass(frozen=True)
@@ -34,7 +53,7 @@ class Table:
     """All that the report says of one benchmark."""
 
     benchmark: str
-    paper: PaperBenchmark | None
+    paper: Benchmark | None
     runs: tuple[Run, ...]
     paper_rows: tuple[PaperRow, ...]
     gains: tuple[Gain, ...]
@@ -45,6 +64,22 @@ class Table:
         """Name of a row: the method, and the seed where that alone does not tell rows apart."""
         several = sum(other.result.method == run.result.method for other in self.runs) > 1
         return f"{run.result.method}, seed {run.result.seed}" if several else run.result.method
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The paper's columns, then those that only our runs have."""
+        ours = (name for run in self.runs for name in run.result.metrics)
+        return tuple(dict.fromkeys((*(self.paper.columns if self.paper else ()), *ours)))
+
+    @property
+    def legend(self) -> str:
+        """What the columns are."""
+        if self.columns[0] in ACCURACIES:
+            return "Accuracy in percent."
+        text = "Average precision in percent, of boxes (bb) and masks (mk): over IoU .50 to .95, at .50, at .75"
+        if any(name.endswith("r") for name in self.columns):
+            text += "; of rare (r), common (c) and frequent (f) categories"
+        return f"{text}."
 
     @property
     def comparable(self) -> bool:
@@ -91,7 +126,7 @@ def shown(value: float | None, *, signed: bool = False) -> str:
 
 def _table(benchmark: str, runs: tuple[Run, ...]) -> Table:
     gains, apart = _gains(runs)
-    paper = BENCHMARKS.get(benchmark)
+    paper = find_benchmark(benchmark)
     notes = [*_paper_notes(benchmark, runs), *apart]
     if any(value is None for run in runs for value in run.result.metrics.values()):
         notes.append("A dash means that the evaluated images hold nothing to measure this on.")
@@ -105,7 +140,8 @@ def _table(benchmark: str, runs: tuple[Run, ...]) -> Table:
 
 def _paper_notes(benchmark: str, runs: tuple[Run, ...]) -> list[str]:
     shortened = [run for run in runs if run.shortened]
-    if benchmark not in BENCHMARKS:
+    paper = find_benchmark(benchmark)
+    if paper is None:
         notes = [
             f"“{benchmark}” is not a benchmark of the paper: its images, its classes and how long it trains are its "
             "own. No number of the paper can stand beside these, so none is shown."
@@ -113,12 +149,18 @@ def _paper_notes(benchmark: str, runs: tuple[Run, ...]) -> list[str]:
         if shortened:
             notes.append("Rows marked “shortened” are the paper's method made smaller; what differs is listed below.")
         return notes
+    notes = []
+    if paper.code_base == MMDETECTION:
+        notes.append(
+            "The paper used MMDetection for this detector, with its default settings; here its schedule and settings "
+            "are taken over, its code is not."
+        )
     if shortened:
-        return [
+        notes.append(
             "Rows marked “shortened” were not reached with the paper's data, schedule or model (what differs "
             "is listed below). They cannot be compared with the paper's numbers; those are shown for reference only."
-        ]
-    return []
+        )
+    return notes
 
 
 def _gains(runs: tuple[Run, ...]) -> tuple[tuple[Gain, ...], list[str]]:
@@ -150,12 +192,12 @@ def _gains(runs: tuple[Run, ...]) -> tuple[tuple[Gain, ...], list[str]]:
 
 
 def _minus(a: Metrics, b: Metrics) -> Metrics:
-    pairs = {name: (a.get(name), b.get(name)) for name in COLUMNS}
+    pairs = {name: (value, b.get(name)) for name, value in a.items()}
     return {name: None if x is None or y is None else x - y for name, (x, y) in pairs.items()}
 
 
 def _mean(several: list[Metrics]) -> Metrics:
-    columns = {name: [metrics[name] for metrics in several] for name in COLUMNS}
+    columns = {name: [metrics.get(name) for metrics in several] for name in several[0]}
     return {
         name: None if any(value is None for value in values) else sum(v for v in values if v is not None) / len(values)
         for name, values in columns.items()
@@ -163,15 +205,16 @@ def _mean(several: list[Metrics]) -> Metrics:
 
 
 def _headline(runs: tuple[Run, ...], gains: tuple[Gain, ...]) -> str:
+    main = next(iter(runs[0].result.metrics))
     parts = []
     for method, group in groupby(runs, key=lambda run: run.result.method):
-        parts.append(f"{method} {', '.join(shown(run.result.metrics.get('APbb')) for run in group)}")
-    text = f"Box AP: {'; '.join(parts)}."
+        parts.append(f"{method} {', '.join(shown(run.result.metrics.get(main)) for run in group)}")
+    text = f"{HEADLINES.get(main, main)}: {'; '.join(parts)}."
     last = {gain.label.partition(",")[0]: gain for gain in gains}
     for label, gain in last.items():
         mean = gain.label.partition(",")[2]
         text += f" {label}{' (' + mean.strip() + ')' if 'mean' in mean else ''}: "
-        text += f"{shown(gain.metrics['APbb'], signed=True)} points."
+        text += f"{shown(gain.metrics[main], signed=True)} points."
     return f"{text} {_extent(runs)}"
 
 

@@ -57,6 +57,13 @@ def test_bug_has_a_traceback_and_one_line() -> None:
     assert done.returncode == 1
 
 
+def test_a_killed_process_of_a_loader_is_one_line() -> None:
+    done = run("raise RuntimeError('DataLoader worker (pid 12) is killed by signal: Killed. ')")
+    assert "Traceback" not in done.stderr
+    assert lines(done.stderr)[-1].startswith("[pretrain] error: a process that loads images (pid 12) was killed")
+    assert done.returncode == 2
+
+
 def test_interrupted_stage_says_what_is_kept() -> None:
     done = run("raise InterruptedStageError('stopped by SIGTERM; step 3 is kept')")
     assert done.stderr.splitlines()[1:] == ["[pretrain] stopped: stopped by SIGTERM; step 3 is kept"]

@@ -97,7 +97,7 @@ def test_a_result_of_another_stage_is_refused(tmp_path: Path, network: Network, 
     recipe = Recipe(model=small_model)
     uri = pretrained_result(tmp_path, recipe, network(small_model))
     converted = convert(recipe, pretrained=uri, output=str(tmp_path))
-    with pytest.raises(InputError, match="a result of `convert`, but one of `pretrain` is needed"):
+    with pytest.raises(InputError, match="a result of `convert`, but one of `pretrain` or `import` is needed"):
         convert(recipe, pretrained=converted.uri, output=str(tmp_path))
 
 

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from soco_core.benchmarks.paper import paper_rows
+from soco_core.benchmarks.table import BENCHMARKS
 from soco_core.config import ModelConfig
 from soco_core.convert.importing import import_weights
 from soco_core.convert.layouts import LAYOUTS
@@ -117,12 +119,16 @@ RELEASES: dict[str, tuple[Any, bool]] = {
         True,
     ),
     "simclr": ({"state_dict": under("backbone.", RESNET | MLP)}, False),
-    "detcon": (
+    "detcon-b": (
         {
             "state_dict": under("network.encoder.", numbered(RESNET))
             | linear("network.projector.0")
             | linear("predictor.0")
         },
+        False,
+    ),
+    "detcon-s": (
+        {"state_dict": under("network.encoder.", numbered(RESNET)) | linear("network.projector.0")},
         False,
     ),
     "byol": (
@@ -183,8 +189,20 @@ def test_the_page_lists_every_layout_with_its_row() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "weights.md").read_text(encoding="utf-8")
     for layout in LAYOUTS:
         (row,) = [line for line in page.splitlines() if line.startswith(f"| `{layout.name}` | ")]
-        assert row.endswith(f" | {layout.method or 'none: give `--name`'} |")
+        last = row.removesuffix(" |").rpartition(" | ")[2]
+        assert last == (layout.method or "none: give `--name`") + (
+            f", {layout.c4_method} of C4" if layout.c4_method else ""
+        )
         assert f"`{layout.prefix}`" in row or not layout.prefix
+
+
+def test_the_rows_are_called_as_in_the_papers_tables() -> None:
+    rows = {layout.row(architecture) for layout in LAYOUTS for architecture in ("fpn", "c4")} - {None}
+    of_the_paper = {row.method for benchmark in BENCHMARKS for row in paper_rows(benchmark.name)}
+    # Beside our own rows, SoCo and SoCo*, those of the authors' weights.
+    assert rows - of_the_paper == {"SoCo (authors)", "SoCo-C4 (authors)"}
+    in_table_1 = {row.method for benchmark in ("coco-fpn-1x", "coco-fpn-2x") for row in paper_rows(benchmark)}
+    assert in_table_1 - rows == {"Scratch", "SoCo", "SoCo*"}
 
 
 @pytest.mark.parametrize("layout", RELEASES)
@@ -215,6 +233,30 @@ def test_a_release_without_a_key_of_the_backbone_is_refused(layout: str, write: 
     with pytest.raises(InputError) as caught:
         import_weights(write(without(RELEASES[layout][0])), MODEL)
     assert re.search(r"weights\.pth\.tar: has no layer4\.1\.bn2\.running_var \(1 of the backbone's", str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (torch.zeros(512, dtype=torch.int32), "layer4.1.bn2.weight holds int32 numbers; give the weights as"),
+        (torch.zeros(512, dtype=torch.complex64), "holds complex64 numbers"),
+        (torch.zeros(512).to_sparse(), "holds float32 numbers, torch.sparse_coo"),
+        (torch.full((512,), torch.nan), "layer4.1.bn2.weight holds NaN or infinity"),
+        (torch.full((512,), -torch.inf), "holds NaN or infinity"),
+    ],
+)
+def test_numbers_that_no_detector_computes_with_are_refused(
+    value: torch.Tensor, words: str, write: Callable[[Any], Path]
+) -> None:
+    with pytest.raises(InputError, match=re.escape(words)):
+        import_weights(write(RESNET | CLASSIFIER | {"layer4.1.bn2.weight": value}), MODEL)
+
+
+def test_a_release_in_half_precision_gets_the_detectors_floats(write: Callable[[Any], Path]) -> None:
+    half = {key: value.half() if value.is_floating_point() else value for key, value in RESNET.items()}
+    imported = import_weights(write(half), MODEL)
+    assert imported.tensors["encoder.conv1.weight"].dtype == torch.float32
+    assert imported.tensors["encoder.conv1.weight"].equal(half["conv1.weight"].float())
 
 
 @pytest.mark.parametrize("layout", ["soco", "moco-v2", "byol", "insloc", "detectron2", "torchvision", "swav"])

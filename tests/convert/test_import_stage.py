@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import pickle
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -57,9 +60,65 @@ def test_name_and_layout_determine_the_result(moco: Path, tmp_path: Path) -> Non
     assert len(list(tmp_path.glob("import/*/done.json"))) == 2
 
 
-def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nothing\.pth: no such file"):
-        import_foreign(RECIPE, weights=str(tmp_path / "nothing.pth"), output=str(tmp_path))
+class Program:
+    """What a pickle does when it is read."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("ran"),)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "no such file; give a file of weights"),
+        ("a folder", "not a file; give a file of weights"),
+        (b"", "not readable as PyTorch weights (cut short)"),
+        (b"\xff\xd8\xff\xe0 a picture", "not readable as PyTorch weights"),
+        (
+            pickle.dumps({"state_dict": {"conv1.weight": Program()}}),
+            "which weights have no need of; nothing of the file",
+        ),
+        ([1, 2], "holds a list, not a state dict"),
+        ({}, "holds no state dict; its keys are none; give a file"),
+        ({"student.conv1.weight": torch.zeros(64, 3, 7, 7)}, "no known layout; its keys begin with student.conv1"),
+    ],
+    ids=["missing", "folder", "empty", "picture", "program", "list", "nothing", "prefix"],
+)
+def test_what_is_no_weights_is_one_line_and_nothing_is_written(
+    content: Any, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "w.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content == "a folder":
+        path.mkdir()
+    elif content is not None:
+        torch.save(content, path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match=re.escape(words)) as raised:
+        import_foreign(RECIPE, weights=str(path), output=str(tmp_path / "out"))
+    assert "\n" not in str(raised.value)
+    assert str(path) in str(raised.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_file_cut_short_anywhere_is_refused(moco: Path, tmp_path: Path) -> None:
+    data = moco.read_bytes()
+    for share in (1, 30, 60, 90, 99):
+        moco.write_bytes(data[: len(data) * share // 100])
+        with pytest.raises(InputError, match=r"moco\.pth\.tar: not readable as PyTorch weights"):
+            import_foreign(RECIPE, weights=str(moco), output=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_object_that_is_not_there_leaves_nothing_behind(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOCO_SCRATCH", str(tmp_path / "scratch"))
+    with pytest.raises(InputError, match=r"s3://\S+/none\.pth"):
+        import_foreign(RECIPE, weights=f"{s3}/none.pth", output=str(tmp_path / "out"))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_weights_in_a_store_are_fetched(moco: Path, tmp_path: Path, s3: str) -> None:

@@ -57,7 +57,7 @@ def test_pooling_of_a_ramp_gives_the_coordinates_of_the_cells():
 
 
 def test_anchors_are_unrounded_and_size_major():
-    anchors = UnroundedAnchors((32, 64, 128, 256, 512))
+    anchors = UnroundedAnchors([(32,), (64,), (128,), (256,), (512,)])
     root = math.sqrt(2)
     wanted = [
         [-16 * root, -8 * root, 16 * root, 8 * root],
@@ -73,7 +73,7 @@ def test_anchors_keep_their_stride_where_the_last_level_is_rounded_up():
     # 800 pixels: P5 has 25 cells, P6 has 13; 800 // 13 is 61, but P6's stride is 64.
     grids = [torch.zeros(1, 1, side, side) for side in (200, 100, 50, 25, 13)]
     image = ImageList(torch.zeros(1, 3, 800, 800), [(800, 800)])
-    anchors = UnroundedAnchors((32, 64, 128, 256, 512))(image, grids)[0]
+    anchors = UnroundedAnchors([(32,), (64,), (128,), (256,), (512,)])(image, grids)[0]
     last = anchors[-3 * 13 * 13 :]
     centres = (last[:, 0] + last[:, 2]) / 2
     assert sorted({round(value) for value in centres.tolist()}) == [64 * index for index in range(13)]
@@ -81,7 +81,7 @@ def test_anchors_keep_their_stride_where_the_last_level_is_rounded_up():
 
 def test_rpn_losses_are_divided_by_what_could_be_sampled():
     rpn = ProposalNetwork(
-        UnroundedAnchors((32,)),
+        UnroundedAnchors([(32,)]),
         RPNHead(4, 3),
         0.7,
         0.3,

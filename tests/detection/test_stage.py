@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from soco_core.artifacts.benchmark import COLUMNS, BenchmarkResult
 from soco_core.artifacts.metrics import read_metrics
@@ -149,6 +151,16 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_images(data, tmp_path):
     recipe = parse_recipe(TINY, ["finetune.learning_rate=1.0e+12", "finetune.warmup_iterations=0"])
     with pytest.raises(SocoError, match=r"the loss is not finite at step \d+ \(images \d+, \d+\); lower"):
         finetune(recipe, coco=data, init="scratch", output=str(tmp_path))
+    (folder,) = tmp_path.glob("finetune/*/diverged/step-*")
+    report = json.loads((folder / "report.json").read_text())
+    assert folder.name == f"step-{report['step']}"
+    assert report["loss"] in ("nan", "inf", "-inf")
+    assert len(report["images"]) == 2
+    assert all(Path(image["file"]).suffix for image in report["images"])
+    norms = [float(row["weight_norm"]) for row in report["largest_weights"]]
+    assert len(norms) == 20
+    assert not math.isfinite(norms[0]) or norms == sorted(norms, reverse=True)
+    assert Image.open(folder / "images.png").width > 500
 
 
 def test_wrong_inputs_leave_no_trace(data, tmp_path):

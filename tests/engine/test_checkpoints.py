@@ -468,6 +468,29 @@ def test_a_store_that_is_away_holds_nothing_up_and_gets_it_all_later_in_order(fa
     assert storage.read_text(f"{result.uri}/checkpoints/latest") == "step-00000004.pt"
 
 
+def test_an_old_one_that_cannot_be_removed_keeps_none_from_the_store(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = locate(f"{s3}/runs", "pretrain", 1, Recipe(), ("seed",), {})
+    unlink = Path.unlink
+
+    def refused(path: Path, missing_ok: bool = False) -> None:
+        if path.name.startswith("step-"):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+        unlink(path, missing_ok)
+
+    with writing(result, Recipe()):
+        checkpoints = Checkpointer(result, 1)
+        monkeypatch.setattr(Path, "unlink", refused)
+        for step in (1, 2):
+            checkpoints.save(step, {"x": torch.zeros(1)})
+            checkpoints.wait()
+        assert checkpoints.saved == 2
+        assert isinstance(checkpoints.trouble, PermissionError)
+        checkpoints.uploads.settle()
+        checkpoints.uploads.close()
+        assert storage.exists(f"{result.uri}/checkpoints/step-00000002.pt")
+        assert not storage.exists(f"{result.uri}/checkpoints/step-00000001.pt")
+
+
 def test_a_lost_lock_ends_the_training_and_nothing_is_sent(s3: str) -> None:
     with writing(locate(s3, "pretrain", 1, Recipe(), ("seed",), {}), Recipe()) as result:
         storage.delete(f"{result.uri}/.lock")

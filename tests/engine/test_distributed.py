@@ -16,12 +16,14 @@ from soco_core.engine.together import run_together
 from soco_core.errors import InputError, InterruptedStageError, SocoError
 
 SCRIPT = """
-import os, signal, socket, sys, time
+import os, signal, socket, sys, threading, time
 from pathlib import Path
 import torch
 import torch.distributed as dist
 from soco_core import cli
+from soco_core.config import RuntimeConfig
 from soco_core.engine.distributed import Wishes
+from soco_core.engine.loop import TrainingLoop
 from soco_core.engine.together import run_together
 from soco_core.errors import InputError, InterruptedStageError
 
@@ -29,12 +31,48 @@ from soco_core.errors import InputError, InterruptedStageError
 def fails(error):
     raise error
 
+class Counting:
+    # The second batch of process 1 never comes; the first process gets a signal while it waits for that.
+
+    name, total_steps, steps_per_epoch, images_per_step = "count", 3, 0, 1
+
+    def batches(self, first_step):
+        for step in range(first_step, self.total_steps):
+            if step == 1 and RANK == 0:
+                threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            time.sleep(60 if step == 1 and RANK == 1 else 0)
+            yield step
+
+    def step(self, step, batch):
+        pass
+
+    def measured(self):
+        return iter(())
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
 def compute(processes):
+    if scenario == "a signal while another one's batch does not come":
+        TrainingLoop(Counting(), RuntimeConfig(), processes).run()
     name = processes.in_turn(lambda: f"seen by {processes.rank}")
     assert name == f"seen by {processes.rank}"
     assert processes.agree(wishes=Wishes(save=int(RANK == 1))) == (0, 1) and not processes.agreed
-    state = processes.share({"step": 3, "tensor": torch.arange(4.0)} if processes.first else None)
+    picture = torch.arange(24.0).view(1, 2, 3, 4).to(memory_format=torch.channels_last)
+    sent = {
+        "step": 3,
+        "tensor": torch.arange(4.0),
+        "of": {1: [picture, "x"], "empty": torch.zeros(0, 3), "one": (torch.tensor(7), torch.ones(2).bfloat16())},
+        "turned": picture.transpose(1, 3)[:, ::2],
+    }
+    state = processes.share(sent if processes.first else None)
     assert state["step"] == 3 and state["tensor"].tolist() == [0, 1, 2, 3]
+    assert state["of"][1][0].equal(picture) and state["of"][1][0].stride() == picture.stride()
+    assert state["of"][1][1] == "x" and state["of"]["empty"].shape == (0, 3) and state["turned"].equal(sent["turned"])
+    assert state["of"]["one"][0] == 7 and state["of"]["one"][1].equal(torch.ones(2).bfloat16())
     processes.check_same({"seed": 3})
     if scenario == "another recipe in one":
         processes.check_same({"seed": 3, "pretrain.epochs": 2 if RANK == 2 else 1})
@@ -115,6 +153,10 @@ SCENARIOS = {
     "errors in two": (2, "error: 1.png\n"),
     "a bug in one": (1, "error: OtherProcessError: process 1: KeyError: 'x' (--debug shows the traceback)\n"),
     "asked to stop": (130, "stopped by SIGTERM\n"),
+    "a signal while another one's batch does not come": (
+        130,
+        "stopped by SIGTERM; the state after step 1 of 3 is saved. Run the same command to go on\n",
+    ),
 }
 """Status of all processes, and what the first one says."""
 UNFORESEEN = ("a bug between the collectives", "one is killed")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -130,3 +131,34 @@ except InterruptedStageError as error:
         process_group=0,
     )
     assert done.stdout == "8 stopped by SIGINT; saved. Run the same command to go on\n", done.stderr
+
+
+COMMAND = """
+import sys, time
+from pathlib import Path
+from soco_core import cli
+from soco_core.artifacts.lock import local_lock
+
+@cli.app.command()
+def work(lock: str):
+    with local_lock(Path(lock), "it"):
+        print("ready", flush=True)
+        time.sleep(60)
+
+sys.argv = ["soco", "work", sys.argv[1]]
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_command_ends_with_one_line_and_gives_its_lock_back(number: signal.Signals, tmp_path: Path) -> None:
+    """Where no loop looks at the signal: before a training, or after it."""
+    program = [sys.executable, "-c", COMMAND, str(tmp_path / ".lock")]
+    process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    assert (tmp_path / ".lock.holder").exists()
+    process.send_signal(number)
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (130, "stopped; run the same command to go on\n")
+    assert not (tmp_path / ".lock.holder").exists()

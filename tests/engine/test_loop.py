@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import threading
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -18,10 +19,10 @@ from soco_core.artifacts.metrics import MetricsWriter, read_metrics
 from soco_core.artifacts.result import ResultDirectory, locate, writing
 from soco_core.artifacts.stage import complete
 from soco_core.config import Recipe, RuntimeConfig
-from soco_core.engine import checkpoints
+from soco_core.engine import checkpoints, loading, loop
 from soco_core.engine.checkpoint_file import load_checkpoint, write_checkpoint
 from soco_core.engine.distributed import Processes
-from soco_core.engine.loop import Finished, TrainingLoop
+from soco_core.engine.loop import Finished, TrainingLoop, UnfinishedStepError
 from soco_core.errors import InputError, InterruptedStageError, SocoError
 from soco_core.tracking import Tracker
 
@@ -165,6 +166,77 @@ def test_a_signal_saves_the_state_and_stops(tmp_path: Path, number: signal.Signa
     assert losses(result) == EXPECTED
 
 
+def test_a_signal_while_a_batch_does_not_come_saves_the_state_and_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "CLOSE_SECONDS", 0.2)
+    answer = threading.Event()
+    task, result = Counting(), found(tmp_path)
+
+    def hang() -> None:
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        answer.wait(30)
+
+    task.events[7] = hang
+    began = time.monotonic()
+    with pytest.raises(InterruptedStageError, match="the state after step 7 of 12 is saved"):
+        train(task, result)
+    assert time.monotonic() - began < 10
+    answer.set()
+    assert saved(result) == [7]
+    again = Counting()
+    train(again, result)
+    assert again.computed == list(range(7, STEPS))
+    assert losses(result) == EXPECTED
+
+
+def test_a_signal_between_the_parts_of_a_step_saves_the_state_before_it(tmp_path: Path) -> None:
+    task, result = Counting(), found(tmp_path)
+    result.path.mkdir(parents=True)
+    training = TrainingLoop(
+        task, RuntimeConfig(checkpoint_steps=1000), Processes("cpu"), result, Tracker(None, result.path)
+    )
+    whole = task.step
+
+    def in_parts(step: int, batch: int) -> None:
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if training.stopping():
+            raise UnfinishedStepError
+        whole(step, batch)
+
+    task.step = in_parts  # type: ignore[method-assign]
+    with pytest.raises(InterruptedStageError, match="the state after step 4 of 12 is saved"):
+        training.run()
+    assert saved(result) == [4]
+    again = Counting()
+    train(again, result)
+    assert losses(result) == EXPECTED
+
+
+def test_a_step_that_is_too_long_for_a_signal_is_warned_of_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(loop, "LONG_SECONDS", 0.1)
+    task, result = Counting(), found(tmp_path)
+    result.path.mkdir(parents=True)
+    whole = task.step
+
+    def slow(step: int, batch: int) -> None:
+        time.sleep(0.15 if step in (3, 5) else 0.0)
+        whole(step, batch)
+
+    task.step = slow  # type: ignore[method-assign]
+    task.events[1] = lambda: time.sleep(0.2)  # loading can be interrupted
+    runtime, tracker = RuntimeConfig(checkpoint_steps=1000), Tracker(None, result.path)
+    TrainingLoop(task, runtime, Processes("cpu"), result, tracker, shorten="less does").run()
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert warnings == [
+        "warning: count: step 3 could not be stopped for 0 s, and 30 s after a signal it may be killed, back to its "
+        "last checkpoint: less does"
+    ]
+
+
 @pytest.mark.parametrize("read_steps", [1, 100])
 def test_what_cannot_be_loaded_is_named_after_the_state_before_it_is_saved(tmp_path: Path, read_steps: int) -> None:
     def fail() -> None:
@@ -240,6 +312,22 @@ def test_a_full_disk_is_said_once_and_training_goes_on(
         "on: its lines wait in memory, and the next checkpoint is tried as usual",
         "count: the disk can be written again, nothing was lost",
     ]
+
+
+def test_space_is_asked_for_only_where_it_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(path: Path, state: dict[str, Any]) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(checkpoints, "write_checkpoint", broken)
+    task = Counting()
+    task.events[9] = lambda: time.sleep(0.2)
+    with pytest.raises(SocoError, match=r"\(Input/output error\).*; see to that disk and run the same command again$"):
+        train(task, found(tmp_path), checkpoint_steps=4)
+    said = capsys.readouterr().err
+    assert "cannot be written (Input/output error); see to that disk. Training goes on" in said
+    assert "free some space" not in said
 
 
 @pytest.mark.parametrize("lines_fit", [True, False])
@@ -346,6 +434,41 @@ def test_a_stop_while_the_store_is_away_says_where_the_state_is(faulty_s3: Fault
         train(again, result)
     assert again.computed == list(range(5, STEPS))
     assert losses(result) == EXPECTED
+
+
+def test_what_an_earlier_attempt_could_not_send_is_sent_before_anything_is_computed(faulty_s3: FaultyStore) -> None:
+    task, result = Counting(), found(faulty_s3.uri)
+    task.events[3] = goes_away(faulty_s3, result, "checkpoints|jsonl")
+    task.events[5] = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(InterruptedStageError, match="not yet in the store"), writing(result, Recipe()):
+        train(task, result, checkpoint_steps=2)
+    faulty_s3.faults.clear()
+    again = Counting()
+    again.events[5] = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(InterruptedStageError, match=r"step 5 of 12 is saved\. Run"), writing(result, Recipe()):
+        train(again, result)
+    assert again.computed == []
+    assert storage.exists(f"{result.uri}/checkpoints/step-00000005.pt")
+    assert storage.read_text(f"{result.uri}/checkpoints/latest") == "step-00000005.pt"
+    sent = [entry["loss"] for entry in map_lines(storage.read_text(f"{result.uri}/metrics.jsonl"))]
+    assert sent == EXPECTED[:5]
+
+
+def test_what_the_store_has_is_not_sent_again(faulty_s3: FaultyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, result = Counting(), found(faulty_s3.uri)
+    task.events[5] = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(InterruptedStageError), writing(result, Recipe()):
+        train(task, result)
+    sent: list[str] = []
+    publish = ResultDirectory.publish
+    monkeypatch.setattr(
+        ResultDirectory, "publish", lambda self, *paths: (sent.extend(p.name for p in paths), publish(self, *paths))
+    )
+    again = Counting()
+    again.events[5] = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(InterruptedStageError), writing(result, Recipe()):
+        train(again, result)
+    assert not [name for name in sent if name.startswith("step-")]
 
 
 def test_a_checkpoint_of_the_loop_holds_what_the_task_gave(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -68,13 +69,13 @@ class Ended:
 class Training:
     """`soco pretrain` under way; `folder` is where its result directory comes to lie on this machine."""
 
-    def __init__(self, proposals: str, output: str | Path, folder: Path, logs: Path) -> None:
+    def __init__(self, proposals: str, output: str | Path, folder: Path, logs: Path, *more: str) -> None:
         self.folder = folder
         self.logs = logs / uuid4().hex
         self.logs.mkdir()
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         with (self.logs / "out").open("wb") as out, (self.logs / "err").open("wb") as err:
-            command = [str(SOCO), *arguments(proposals, output)]
+            command = [str(SOCO), *arguments(proposals, output), *more]
             self.process = subprocess.Popen(command, stdout=out, stderr=err, env=environment)
 
     @property
@@ -107,8 +108,8 @@ class Training:
         return Ended(status, (self.logs / "out").read_text().strip(), self.said.splitlines())
 
 
-def again(proposals: str, output: str | Path, logs: Path) -> Ended:
-    return Training(proposals, output, logs, logs).end()
+def again(proposals: str, output: str | Path, logs: Path, *more: str) -> Ended:
+    return Training(proposals, output, logs, logs, *more).end()
 
 
 def curves(result: str | Path) -> list[dict[str, Any]]:
@@ -212,6 +213,7 @@ class Store:
     uri: str
     port: int
     server: Any = None
+    deaf: socket.socket | None = None
 
     def start(self) -> None:
         from moto.server import ThreadedMotoServer
@@ -224,6 +226,14 @@ class Store:
         if self.server is not None:
             self.server.stop()
             self.server = None
+        if self.deaf is not None:
+            self.deaf.close()
+            self.deaf = None
+
+    def hang(self) -> None:
+        """Take every request, and answer none."""
+        self.stop()
+        self.deaf = socket.create_server(("127.0.0.1", self.port), backlog=100)
 
 
 @pytest.fixture
@@ -285,6 +295,62 @@ def test_a_store_that_is_still_away_at_the_end(
     assert ended.status == 0, ended.said
     assert any(f"going on from step {STEPS} of {STEPS}" in line for line in ended.said), ended.said
     assert published(ended.output) == undisturbed
+
+
+def test_a_store_that_hangs_through_a_stop(
+    proposals: str, undisturbed: list[dict[str, Any]], store: Store, tmp_path: Path
+) -> None:
+    training = Training(proposals, f"{store.uri}/runs", local_copy(store), tmp_path)
+    training.wait_for_step(5)
+    training.pause()
+    store.hang()
+    training.go_on()
+    training.wait_for_step(12)
+    began = time.monotonic()
+    training.process.send_signal(signal.SIGTERM)
+    ended = training.end()
+    assert ended.status == 130, ended.said
+    assert time.monotonic() - began < 25
+    assert "not yet in the store" in ended.said[-1]
+    done = len(read_metrics(training.metrics()[0]))
+    assert list(training.folder.glob(f"pretrain/*/checkpoints/step-{done:08d}.pt"))
+    store.stop()
+    store.start()
+    ended = again(proposals, f"{store.uri}/runs", tmp_path)
+    assert ended.status == 0, ended.said
+    assert any(f"going on from step {done} of {STEPS}" in line for line in ended.said), ended.said
+    assert published(ended.output) == undisturbed
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_that_do_not_come_any_more_hold_up_no_stop(
+    proposals: str, undisturbed: list[dict[str, Any]], store: Store, tmp_path: Path, workers: int
+) -> None:
+    """Their store hangs: the state is saved, and the run goes on once it answers."""
+    for path in sorted((Path(proposals).parents[2] / "images").iterdir()):
+        storage.upload(path, f"{store.uri}/images/{path.name}")
+    more = ["--images", f"{store.uri}/images", "--set", f"runtime.workers={workers}"]
+    training = Training(proposals, tmp_path, tmp_path, tmp_path, *more)
+    training.wait_for_step(5)
+    training.pause()
+    store.hang()
+    training.go_on()
+    while (done := len(read_metrics(training.metrics()[0]))) < STEPS:
+        time.sleep(2)
+        if len(read_metrics(training.metrics()[0])) == done:
+            break
+    assert done < STEPS
+    began = time.monotonic()
+    training.process.send_signal(signal.SIGTERM)
+    ended = training.end()
+    assert ended.status == 130, ended.said
+    assert time.monotonic() - began < 25
+    assert f"the state after step {done} of {STEPS} is saved" in ended.said[-1]
+    store.stop()
+    store.start()
+    ended = again(proposals, tmp_path, tmp_path, *more)
+    assert ended.status == 0, ended.said
+    assert curves(ended.output) == undisturbed
 
 
 @pytest.fixture

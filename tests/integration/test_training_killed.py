@@ -233,6 +233,42 @@ def test_every_later_loss_is_the_unbroken_runs(
     assert same_tensors(*(folder / "pretrained.safetensors" for folder in (result(tmp_path), unbroken(count))))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_killed_process_of_the_loader_is_one_line_and_the_run_goes_on(
+    count: int, proposals: str, unbroken: Callable[[int], Path], tmp_path: Path
+) -> None:
+    """As when its memory ran out."""
+    program = command("pretrain", SMALL, proposals=proposals, output=tmp_path / "runs")
+    training = Training(program, count, tmp_path)
+    training.wait_for(lambda: lines(tmp_path) >= 2)
+    trainer = training.ranks()[1] if count > 1 else psutil.Process(training.process.pid)
+    trainer.children()[0].kill()
+    assert training.wait() == (1 if count > 1 else 2)
+    last = training.said().splitlines()[-1]
+    assert re.match(r"error: a process that loads images .*was killed.* runtime\.workers", last), training.said()
+    assert "Traceback" not in training.said()
+    again = Training(program, count, tmp_path / "again")
+    assert again.wait() == 0, again.said()
+    assert "going on from step" in again.said()
+    assert read_metrics(result(tmp_path) / "metrics.jsonl") == read_metrics(unbroken(count) / "metrics.jsonl")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_signal_before_the_first_step_ends_with_one_line(count: int, proposals: str, tmp_path: Path) -> None:
+    program = command("pretrain", SMALL, proposals=proposals, output=tmp_path / "runs")
+    training = Training(program, count, tmp_path)
+    training.wait_for(lambda: any(tmp_path.glob("runs/*/*/.lock.holder")))
+    began = time.monotonic()
+    training.process.terminate()
+    assert training.wait() == (1 if count > 1 else 130)
+    assert time.monotonic() - began < 20
+    assert training.said().splitlines()[-1].startswith("stopped")
+    assert "Traceback" not in training.said()
+    assert not any(tmp_path.glob("runs/*/*/.lock.holder"))
+
+
 @pytest.mark.parametrize("number", ROUNDS)
 def test_a_crashed_worker_and_torchrun_begins_again_from_the_last_checkpoint(
     number: int, proposals: str, unbroken: Callable[[int], Path], tmp_path: Path

@@ -21,7 +21,7 @@ def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])},
+        env={**os.environ, "PYTHONPATH": str(SCRIPT.parents[1]), "SOCO_DATA": ""},
     )
 
 
@@ -60,7 +60,10 @@ def data(tmp_path: Path) -> Path:
         (["--images", "i"], ["--images and --coco belong together"]),
         (["--images", "none", "--coco", "c"], ["image folder none does not exist"]),
         (["--images", "empty", "--coco", "c"], ["empty holds no image"]),
-        (["--images", "i", "--coco", "none"], ["none: no such folder"]),
+        (["--images", "i", "--coco", "none"], ["none: neither a folder nor the name of a data set"]),
+        (["--images", "i", "--coco", "mini-coco-5"], ["nobody says where coco lies", "datasets.coco"]),
+        (["--images", "i", "--coco", "mini-coco-5", "--set", "datasets.coco=c"], ["instances_train.json", "7"]),
+        (["--compare", "moco.pth"], ["--compare moco.pth: write NAME=FILE"]),
         (["--images", "i", "--coco", "c"], ["instances_train.json", "7"]),
         (["--supervised", "no.pth"], ["weights file no.pth does not exist"]),
         (["--output", "my-python3-runs"], ["output", "contains 'python3'"]),

@@ -52,10 +52,35 @@ def test_refuses_missing_inputs(inputs: dict[str, str], tmp_path: Path, change: 
     assert not (tmp_path / "out").exists()
 
 
+def test_a_data_set_by_name(inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SOCO_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    named = {**inputs, "coco": "mini-coco-5"}
+    with pytest.raises(InputError, match=r"nobody says where coco lies; .*datasets\.coco"):
+        run(named, tmp_path)
+    with pytest.raises(InputError, match=r"COCO folder \S+/nowhere does not exist"):
+        run(named, tmp_path, parse_recipe("datasets: {coco: nowhere}"))
+    assert not (tmp_path / "out").exists()
+    settled = run(named, tmp_path, parse_recipe("datasets: {coco: coco, image_ids: ids.txt}"))
+    assert settled.result.summary["coco"] == "mini-coco-5"
+    # Other stages work in other folders.
+    assert settled.recipe.datasets.coco == str(tmp_path / "coco")
+    assert settled.recipe.datasets.image_ids == str(tmp_path / "ids.txt")
+    # Another list of images is another plan; where data sets lie that nobody asked for is not.
+    assert run(named, tmp_path, parse_recipe("datasets: {coco: coco}")).result.uri != settled.result.uri
+    assert (
+        run(inputs, tmp_path, parse_recipe("datasets: {coco: coco}")).result.uri
+        == run(inputs, tmp_path, parse_recipe("")).result.uri
+    )
+    # A folder of that name goes first.
+    (tmp_path / "coco").rename(tmp_path / "mini-coco-5")
+    assert run(named, tmp_path).result.summary["coco"] == str(tmp_path / "mini-coco-5")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("name: four\nmodel: {architecture: c4}", "model.architecture: recipe four"),
+        ("name: four\nmodel: {architecture: c4}", "finetune.detector: .* recipe four"),
         (
             "model: {use_fpn: false, use_head: false, scale_aware: false, backbone_level: C4}",
             "model.backbone_level: .* set it to C5",

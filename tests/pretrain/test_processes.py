@@ -270,7 +270,7 @@ def test_a_divergence_ends_all_with_one_line_and_a_dump(proposals: str, tmp_path
     assert dump.parts[-2:] == ("diverged", f"step-{found[1]}")
     report = json.loads((dump / "report.json").read_text())
     assert [len(part) for part in report["images"]] == [4, 4]
-    assert (dump / "views.png").exists()
+    assert (dump / "images.png").exists()
 
 
 def test_more_processes_than_images_are_refused_by_all(proposals: str, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from soco_core.artifacts.proposals import Proposals
 from soco_core.artifacts.result import ResultDirectory, open_result
 from soco_core.engine.checkpoint_file import load_checkpoint
 from soco_core.engine.distributed import Processes
-from soco_core.errors import SocoError
+from soco_core.errors import InterruptedStageError, SocoError
 from soco_core.images import open_source
 from soco_core.models.soco import ViewBatch
 from soco_core.pretrain import trainer as trainer_module
@@ -117,6 +119,32 @@ def test_passes_add_up_to_the_gradient_of_the_whole_batch(make: MakeTrainer, mon
     assert values_of_parts == pytest.approx(values, rel=1e-6)
 
 
+def test_a_signal_between_two_passes_leaves_the_state_of_the_step_before(
+    make: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = ("pretrain.batch_size=8", "runtime.images_per_process=3")
+    unbroken = make(*sets, folder="unbroken")
+    unbroken.train()
+    calls: list[int] = []
+
+    def prepare(*arguments: Any) -> list[ViewBatch]:
+        calls.append(len(calls))
+        if len(calls) == 5:  # the second of three passes of the second step
+            os.kill(os.getpid(), signal.SIGTERM)
+        return prepare_views(*arguments)
+
+    monkeypatch.setattr(trainer_module, "prepare_views", prepare)
+    stopped = make(*sets)
+    with pytest.raises(InterruptedStageError, match=r"the state after step 1 of \d+ is saved"):
+        stopped.train()
+    assert len(calls) == 5
+    again = make(*sets)
+    again.train()
+    assert entries(again) == entries(unbroken)
+    theirs = unbroken.networks.state_dict()
+    assert all(bool((value == theirs[key]).all()) for key, value in again.networks.state_dict().items())
+
+
 def test_a_poisoned_image_stops_the_run_with_all_that_is_needed_to_find_it(
     make: MakeTrainer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -136,7 +164,7 @@ def test_a_poisoned_image_stops_the_run_with_all_that_is_needed_to_find_it(
     assert len(report["largest_gradients"]) == 20
     assert report["largest_gradients"][0]["gradient_norm"] == "nan"
     assert {"tensor", "shape", "gradient_norm", "weight_norm"} == set(report["largest_gradients"][0])
-    with Image.open(folder / "views.png") as picture:
+    with Image.open(folder / "images.png") as picture:
         assert picture.width > 300
     # What is kept is from before it, and finite.
     assert [entry["step"] for entry in entries(trainer)] == [0, 1, 2]

@@ -105,6 +105,10 @@ def convert(recipe, *, pretrained, output, tracking=None):
     return _result(recipe, "convert", output, {"pretrained": pretrained}, tracking)
 
 
+def import_foreign(recipe, *, weights, output, layout, name, tracking=None):
+    return _result(recipe, "import", output, {"weights": weights, "layout": layout, "method": name}, tracking)
+
+
 def finetune(recipe, *, coco, init, output, tracking=None, method=None):
     metrics = (
         f'{{"benchmark": "b", "method": "{method}", "metrics": {{"APbb": 12.5, "APmk": null}}, "train_images": 1,'
@@ -140,12 +144,14 @@ def _install():
         for name in (f"soco_core.{stage}", f"soco_core.{stage}.stage"):
             sys.modules[name] = types.ModuleType(name)
         vars(sys.modules[f"soco_core.{stage}.stage"]).update({function.__name__: function for function in functions})
+    sys.modules["soco_core.convert.import_stage"] = types.ModuleType("import_stage")
+    sys.modules["soco_core.convert.import_stage"].import_foreign = import_foreign
     if "FAKE_UNTRACKED" in os.environ:
         import soco_core.plan.stage
 
         soco_core.plan.stage._parent_run = _untracked
     sys.modules["soco_core.detection.coco"] = types.ModuleType("coco")
-    sys.modules["soco_core.detection.coco"].open_coco = lambda place: None
+    sys.modules["soco_core.detection.coco"].open_finetuning_data = lambda coco, recipe: None
 
 
 # The pipeline command itself keeps the real modules; its stages run in kfp's executor.

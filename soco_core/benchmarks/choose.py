@@ -1,0 +1,40 @@
+"""The recipe of one benchmark: the paper's settings of it in place of the recipe's own section `finetune`."""
+
+from __future__ import annotations
+
+from soco_core.benchmarks.scale import narrow, parse_scale, shorten, with_batch
+from soco_core.benchmarks.table import named_benchmark
+from soco_core.config import FinetuneConfig, Recipe
+from soco_core.console import say
+from soco_core.errors import InputError
+
+
+def choose_benchmark(recipe: Recipe, name: str, scale: str = "", batch_size: int | None = None) -> Recipe:
+    """Return the recipe with a benchmark's settings.
+
+    Args:
+        recipe: its seed, model, datasets and runtime are kept, its section `finetune` is replaced.
+        name: of a benchmark that trains a detector.
+        scale: how to shorten it (:func:`soco_core.benchmarks.scale.parse_scale`); empty: the paper's schedule.
+        batch_size: images in a step; the schedule follows by the linear rule. None: the paper's.
+
+    Raises:
+        InputError: no such benchmark, or one without a detector; an impossible scale or batch size.
+    """
+    benchmark = named_benchmark(name)
+    if benchmark.linear:
+        raise InputError(f"{name}: trains no detector; run it by `soco linear`")
+    settings = FinetuneConfig(benchmark=name, **benchmark.settings)
+    parsed = parse_scale(scale)
+    if batch_size is not None:
+        before = settings
+        settings = with_batch(settings, batch_size)
+        say(
+            f"{name}: batch {before.batch_size} -> {batch_size}, by the linear rule: learning rate "
+            f"{before.learning_rate:g} -> {settings.learning_rate:g}, iterations {before.iterations:,} -> "
+            f"{settings.iterations:,}, warm-up {before.warmup_iterations:,} -> {settings.warmup_iterations:,}"
+        )
+    settings = shorten(settings, parsed)
+    if not parsed.whole:
+        say(f"{name}: shortened ({parsed}); its numbers are not comparable with the paper's")
+    return recipe.model_copy(update={"finetune": settings, "model": narrow(recipe.model, parsed)})

@@ -1,0 +1,1 @@
+"""Linear evaluation on labelled images, and their nearest neighbours (paper B)."""

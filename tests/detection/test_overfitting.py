@@ -1,0 +1,109 @@
+"""Each kind of detector learns twenty images by heart: box AP50 of at least 0.6 on what it was trained on."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import nn
+
+from soco_core.config import Recipe
+from soco_core.datasets.split import LabelledSplit
+from soco_core.demo_data.stage import demo_data
+from soco_core.detection.coco import open_coco
+from soco_core.detection.data import training_batches
+from soco_core.detection.evaluate import predict
+from soco_core.detection.model import build_detector
+from soco_core.detection.schedule import learning_rates
+from soco_core.detection.train import build_optimizer, refresh_batch_norms, to_device
+from soco_core.recipes import parse_recipe
+
+CPU = torch.device("cpu")
+BASE = """
+model: {backbone: resnet18, fpn_channels: 64}
+demo_data: {train_images: 20, val_images: 1, unlabelled_images: 1, image_size: 96}
+finetune:
+  iterations: 120
+  batch_size: 4
+  learning_rate: 0.05
+  warmup_iterations: 20
+  gradient_clip: 5.0
+  milestones: [0.8]
+  train_sizes: [96]
+  test_size: 96
+  max_size: 192
+  anchor_sizes: [16, 32, 64, 96, 128]
+  fcos_limits: [24, 48, 64, 96]
+  c4_roi_size: 4
+  rpn_batch_per_image: 32
+  anchors_train: 200
+  anchors_test: 200
+  proposals_train: 100
+  proposals_test: 30
+  roi_batch_per_image: 16
+  precise_bn_images: 40
+runtime: {device: cpu, workers: 0}
+"""
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory: pytest.TempPathFactory) -> LabelledSplit:
+    """The same 20 images to train on and to evaluate on."""
+    folder = demo_data(parse_recipe(BASE), output=str(tmp_path_factory.mktemp("data"))).path
+    place = tmp_path_factory.mktemp("same")
+    shutil.copytree(folder / "images", place / "images")
+    (place / "annotations").mkdir()
+    for name in ("train", "val"):
+        shutil.copy(folder / "annotations" / "instances_train.json", place / "annotations" / f"instances_{name}.json")
+    return open_coco(str(place)).train
+
+
+def learnt(recipe: Recipe, split: LabelledSplit, folder: Path) -> tuple[nn.Module, float]:
+    """Train as the stage does; return the detector and its box AP50 by pycocotools."""
+    torch.manual_seed(0)
+    model = build_detector(recipe, len(split.categories)).train()
+    optimizer = build_optimizer(model, recipe.finetune)
+    rates = learning_rates(recipe.finetune)
+    for step, batch in enumerate(training_batches(split, recipe, 0, recipe.finetune.iterations)):
+        images, targets = to_device(batch, CPU)
+        optimizer.zero_grad()
+        torch.stack(list(model(images, targets).values())).sum().backward()
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.finetune.gradient_clip)
+        for group in optimizer.param_groups:
+            group["lr"] = float(rates[step])
+        optimizer.step()
+    refresh_batch_norms(model, split, recipe, CPU)
+    (folder / "found.json").write_text(json.dumps(predict(model, split, recipe, CPU)))
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(split.annotation_file)
+        evaluation = COCOeval(truth, truth.loadRes(str(folder / "found.json")), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return model, float(evaluation.stats[1])
+
+
+@pytest.mark.parametrize(
+    ("detector", "overrides"),
+    [
+        ("mask-rcnn-c4", []),
+        ("faster-rcnn-c4", []),
+        ("retinanet", ["finetune.learning_rate=0.02"]),
+        ("fcos", ["finetune.learning_rate=0.02"]),
+        ("fcos", ["finetune.learning_rate=0.02", "finetune.fcos_variant=detectron2"]),
+    ],
+)
+def test_twenty_images_are_learnt_by_heart(
+    detector: str, overrides: list[str], split: LabelledSplit, tmp_path: Path
+) -> None:
+    recipe = parse_recipe(BASE, [f"finetune.detector={detector}", *overrides])
+    _, precision = learnt(recipe, split, tmp_path)
+    print(detector, overrides, precision)
+    assert precision >= 0.6

@@ -1,0 +1,139 @@
+"""Waiting for batches: from a source that delivers, hangs, fails, or whose processes are killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Generator
+from functools import partial
+from multiprocessing.connection import Client, Listener
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from soco_core.engine import loading
+from soco_core.engine.loading import Loading, killed_loaders
+from soco_core.engine.processes import start_loader_worker
+from soco_core.errors import InputError, SocoError
+
+CPU = torch.device("cpu")
+
+
+def never() -> bool:
+    return False
+
+
+def test_batches_come_in_order_each_when_it_is_asked_for_and_the_source_is_closed() -> None:
+    events: list[Any] = []
+
+    def source() -> Generator[int, None, None]:
+        try:
+            for number in range(3):
+                events.append(number)
+                yield number
+        finally:
+            events.append("closed")
+
+    with Loading(source(), CPU) as batches:
+        time.sleep(0.05)
+        assert events == []
+        assert batches.next(never) == 0
+        assert batches.next(never) == 1
+        time.sleep(0.05)
+        assert events == [0, 1]
+    assert events == [0, 1, "closed"]
+
+
+@pytest.mark.parametrize("error", [InputError("7.png: no image"), KeyboardInterrupt()])
+def test_what_the_source_raises_is_raised(error: BaseException) -> None:
+    def source() -> Generator[int, None, None]:
+        yield 0
+        raise error
+
+    with Loading(source(), CPU) as batches:
+        assert batches.next(never) == 0
+        with pytest.raises(type(error)) as raised:
+            batches.next(never)
+        assert raised.value is error
+
+
+def test_a_source_that_hangs_is_left_when_asked_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "CLOSE_SECONDS", 0.2)
+    answer = threading.Event()
+
+    def source() -> Generator[int, None, None]:
+        yield 0
+        answer.wait(30)
+
+    began = time.monotonic()
+    with Loading(source(), CPU) as batches:
+        assert batches.next(lambda: True) == 0  # what is there is taken
+        assert batches.next(lambda: time.monotonic() - began > 1) is None
+    assert 1 < time.monotonic() - began < 5
+    answer.set()
+
+
+class Deadly(Dataset[torch.Tensor]):
+    """Its process is killed by the third image, as by a kernel without memory."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, number: int) -> torch.Tensor:
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return torch.tensor(number)
+
+
+def test_a_killed_process_of_the_loader_is_one_line_with_the_remedy() -> None:
+    loader = DataLoader(Deadly(), batch_size=1, num_workers=1, worker_init_fn=partial(start_loader_worker, os.getpid()))
+
+    def source() -> Generator[torch.Tensor, None, None]:
+        yield from loader
+
+    def load_all(batches: Loading[torch.Tensor]) -> None:
+        for _ in range(8):
+            batches.next(never)
+
+    with Loading(source(), CPU) as batches, pytest.raises(SocoError) as error:
+        load_all(batches)
+    assert "was killed" in str(error.value)
+    assert "runtime.workers" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ("DataLoader worker (pid 12) is killed by signal: Killed. ", "(pid 12)"),
+        ("DataLoader worker (pid(s) 12, 13) exited unexpectedly", "(pid 12, 13)"),
+        (
+            "DataLoader worker (pid 12) is killed by signal: Bus error. It is possible that dataloader's workers are "
+            "out of shared memory. Please try to raise your shared memory limit.",
+            "It is out of shared memory (/dev/shm)",
+        ),
+    ],
+)
+def test_each_way_of_torch_to_say_it(said: str, named: str) -> None:
+    with pytest.raises(SocoError) as error, killed_loaders():
+        raise RuntimeError(said)
+    assert named in str(error.value)
+
+
+def test_a_process_that_was_gone_before_its_batch_was_fetched() -> None:
+    listener = Listener()
+    address = listener.address
+    listener.close()
+    with pytest.raises(SocoError, match="a process that loads images was killed"), killed_loaders():
+        Client(address)
+
+
+def test_another_error_stays_what_it_is() -> None:
+    with pytest.raises(RuntimeError, match=r"^shapes differ$"), killed_loaders():
+        raise RuntimeError("shapes differ")
+    with pytest.raises(FileNotFoundError), killed_loaders():
+        os.stat("/nowhere/at/all")
