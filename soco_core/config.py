@@ -344,6 +344,10 @@ class RuntimeConfig(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of the networks in pretraining. `auto`: bf16 on a GPU that has it natively, fp16 with a gradient scaler on an
     older one (V100), fp32 on a CPU. Losses, batch-norm statistics, RoIAlign and the optimiser stay in fp32."""
+    finetune_precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
+    """Of the detector in finetuning; fp32 as detectron2's default. Others are recorded in the result."""
+    evaluate_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps between evaluations during finetuning, whose columns go into its metrics; 0: only the one at the end."""
     images_per_process: Annotated[int, Field(ge=1)] | None = None
     """Most images that a process holds at once in pretraining. A larger share of the batch is accumulated, and batch
     norm then sees the smaller one, which changes the result: it is warned of and recorded. null: the whole share."""

@@ -20,6 +20,8 @@ class FinetuneConfig(Section):
     detector: Detector = "mask-rcnn-fpn"
     """`mask-rcnn-fpn` (4.2), `mask-rcnn-c4` (4.3), `faster-rcnn-c4` (4.3, VOC: no masks), `retinanet` or `fcos`
     (Table 7: no masks either)."""
+    engine: Literal["auto", "torchvision", "detectron2"] = "auto"
+    """Whose detector it is: `torchvision`, or `detectron2`, the paper's; `auto` is detectron2 where it is installed."""
 
     benchmark: str = "coco-fpn-1x"
     """Name of the benchmark; the report shows the paper's rows for those of the paper."""

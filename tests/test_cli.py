@@ -64,7 +64,7 @@ def test_recipe_prints_what_reads_back() -> None:
         (["finetune", "--coco", "nowhere"], ["nowhere"]),
         (
             ["finetune", "--coco", "nowhere", "--recipe", "soco-c4-100ep"],
-            ["model.architecture", "soco-c4-100ep", "FPN"],
+            ["finetune.detector", "soco-c4-100ep", "FPN"],
         ),
         (["report", "--benchmark", "nowhere"], ["nowhere", "done.json"]),
         (["recipe", "soco-fpn-100eq"], ["soco-fpn-100eq", "soco-fpn-100ep"]),

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from soco_core.artifacts.result import open_result
 from soco_core.benchmarks.table import find_benchmark
-from soco_core.config import DatasetsConfig, Recipe
+from soco_core.config import Recipe
 from soco_core.datasets.open_set import images_of_lvis, kind_of, open_dataset, open_named
+from soco_core.datasets.published import NAMED
 from soco_core.datasets.split import LabelledDataset
 from soco_core.errors import InputError
 from soco_core.storage import is_s3
@@ -43,27 +44,22 @@ def open_finetuning_data(coco: str, recipe: Recipe, data: str | None = None) -> 
     """
     name = coco or _data_of(recipe)
     if is_s3(name):
-        opened = open_coco(name)
-    elif Path(name).is_dir():
-        opened = _open_folder(name, recipe.datasets, data)
-    else:
-        opened = open_named(name, recipe.datasets, data)
-    if recipe.finetune.has_masks and opened.train.format == "voc":
+        return open_coco(name)
+    kind = kind_of(name) if Path(name).is_dir() else next((item.kind for item in NAMED if item.name == name), None)
+    if kind == "voc" and recipe.finetune.has_masks:
         raise InputError(
             f"{name}: Pascal VOC has no masks to train {recipe.finetune.detector} on; choose a detector of boxes, such "
             "as --benchmark voc-c4 or --set finetune.detector=faster-rcnn-c4"
         )
-    return opened
-
-
-def _open_folder(folder: str, config: DatasetsConfig, data: str | None) -> LabelledDataset:
-    match kind_of(folder):
+    if not Path(name).is_dir():
+        return open_named(name, recipe.datasets, data)
+    match kind:
         case "lvis":
-            return open_dataset(folder, "lvis", images_of_lvis(folder, config, data))
+            return open_dataset(name, "lvis", images_of_lvis(name, recipe.datasets, data))
         case "voc":
-            return open_dataset(folder, "voc")
+            return open_dataset(name, "voc")
         case _:
-            return open_coco(folder)
+            return open_coco(name)
 
 
 def _data_of(recipe: Recipe) -> str:

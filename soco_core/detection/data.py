@@ -18,6 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 from soco_core.config import Recipe
 from soco_core.datasets.split import LabelledSplit, polygons, usable
 from soco_core.detection.masks import Mask, decode_rle
+from soco_core.detection.sampling import image_batches
+from soco_core.engine.distributed import Processes
 from soco_core.engine.processes import start_loader_worker
 from soco_core.errors import InputError
 from soco_core.images.decode import BadImageError, decode_image
@@ -73,8 +75,10 @@ class EvaluationImages(Dataset[tuple[Tensor, int]]):
         return _to_tensor(resize(pixels, *size)), position
 
 
-def training_batches(split: LabelledSplit, recipe: Recipe, first_step: int, steps: int) -> Iterator[Batch]:
-    """Yield the batches of the steps `first_step` .. `steps` - 1.
+def training_batches(
+    split: LabelledSplit, recipe: Recipe, first_step: int, steps: int, processes: Processes
+) -> Iterator[Batch]:
+    """Yield this process's part of the batches of the steps `first_step` .. `steps` - 1.
 
     Images without a usable annotation are left out, as detectron2 does.
 
@@ -83,10 +87,10 @@ def training_batches(split: LabelledSplit, recipe: Recipe, first_step: int, step
     """
     trainable = trainable_images(split)
     settings = recipe.finetune
-    batches = _image_batches(split, trainable, settings.batch_size, recipe.seed)
+    batches = image_batches(split, trainable, settings.batch_size, recipe.seed, settings.repeat_threshold)
     # The order is replayed from its beginning: cheap, and what came before an interruption cannot change it.
     draws = (
-        [(position, step, place) for place, position in enumerate(batch)]
+        [(position, step, place) for place, position in enumerate(batch)][processes.rank :: processes.count]
         for step, batch in islice(enumerate(batches), first_step, steps)
     )
     loader: DataLoader[Any] = DataLoader(
@@ -99,13 +103,14 @@ def training_batches(split: LabelledSplit, recipe: Recipe, first_step: int, step
     yield from loader
 
 
-def evaluation_batches(split: LabelledSplit, recipe: Recipe) -> Iterator[tuple[Tensor, int]]:
-    """Yield (image, position) of each image of a split, in order."""
+def evaluation_batches(split: LabelledSplit, recipe: Recipe, positions: range) -> Iterator[tuple[Tensor, int]]:
+    """Yield (image, position) of the images of a split at `positions`, in order."""
     dataset = EvaluationImages(split, recipe)
     loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_size=None,
-        num_workers=min(recipe.runtime.workers, len(dataset)),
+        sampler=positions,
+        num_workers=min(recipe.runtime.workers, len(positions)),
         worker_init_fn=partial(start_loader_worker, os.getpid()),
     )
     yield from loader
@@ -158,21 +163,6 @@ def resized_size(height: int, width: int, short_side: int, max_size: int) -> tup
 def resize(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """Resize as detectron2 does: PIL, bilinear, antialiased."""
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
-
-
-def _image_batches(split: LabelledSplit, trainable: list[int], batch_size: int, seed: int) -> Iterator[list[int]]:
-    """Yield batches of positions without end; landscape and portrait images do not mix (less padding)."""
-    waiting: dict[bool, list[int]] = {False: [], True: []}
-    epoch = 0
-    while True:
-        for index in np.random.default_rng((seed, epoch)).permutation(len(trainable)):
-            image = split.images[trainable[index]]
-            group = waiting[image["width"] > image["height"]]
-            group.append(trainable[index])
-            if len(group) == batch_size:
-                yield group.copy()
-                group.clear()
-        epoch += 1
 
 
 def _target(

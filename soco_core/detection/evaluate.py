@@ -21,16 +21,26 @@ STATISTICS = ("AP", "AP50", "AP75", "APsmall", "APmedium", "APlarge", "AR1", "AR
 
 
 @torch.no_grad()
-def predict(model: nn.Module, split: LabelledSplit, recipe: Recipe, device: torch.device) -> list[dict[str, Any]]:
+def predict(
+    model: nn.Module, split: LabelledSplit, recipe: Recipe, device: torch.device, positions: range | None = None
+) -> list[dict[str, Any]]:
     """Return the detections on a split in COCO's result format.
 
     Boxes are [x, y, width, height] in pixels of the original image, masks compressed RLE; detectors without masks give
     boxes alone.
+
+    Args:
+        model: the detector, on its device; it is left in evaluation mode.
+        split: the images.
+        recipe: the resolved recipe.
+        device: where the model is.
+        positions: of the images to look at; None: all.
     """
     model.eval()
     found: list[dict[str, Any]] = []
-    with Progress("evaluate", len(split.images), unit="images") as progress:
-        for image, position in evaluation_batches(split, recipe):
+    positions = range(len(split.images)) if positions is None else positions
+    with Progress("evaluate", len(positions), unit="images") as progress:
+        for image, position in evaluation_batches(split, recipe, positions):
             detections = model([image.to(device).float()])[0]
             found += _results(detections, split, position, image.shape[-2:])
             progress.advance()

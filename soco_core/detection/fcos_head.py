@@ -119,5 +119,5 @@ def centerness_of(sides: Tensor) -> Tensor:
 
 
 def _by_point(outputs: Tensor) -> Tensor:
-    """[images, values, H, W] -> [images, H x W, values]."""
-    return outputs.flatten(2).transpose(1, 2)
+    """[images, values, H, W] -> [images, H x W, values], in float32, whatever the head computes in."""
+    return outputs.float().flatten(2).transpose(1, 2)

@@ -50,7 +50,7 @@ def draw_detections(split: LabelledSplit, predictions: list[dict[str, Any]], pat
 
 
 def draw_found(split: LabelledSplit, position: int, found: list[dict[str, Any]], path: Path) -> None:
-    """Write a PNG of one image with what was found in it, as large as the image.
+    """Write a PNG of one image with what was found in it, as large as the image unless that is tiny.
 
     Args:
         split: holds the image and the categories.
@@ -63,7 +63,8 @@ def draw_found(split: LabelledSplit, position: int, found: list[dict[str, Any]],
 
     pixels = read_image(split, split.images[position])
     height, width = pixels.shape[:2]
-    figure = Figure(figsize=(max(width, LEAST_PICTURE) / DPI, max(height, LEAST_PICTURE) / DPI), dpi=DPI)
+    scale = max(1.0, LEAST_PICTURE / min(height, width))
+    figure = Figure(figsize=(scale * width / DPI, scale * height / DPI), dpi=DPI)
     FigureCanvasAgg(figure)
     axis = figure.add_axes((0, 0, 1, 1), frameon=False)
     _draw(axis, pixels, found, split, 8.0)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference
-from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
@@ -98,6 +98,15 @@ class UnroundedAnchors(AnchorGenerator):
         return [anchors] * len(image_list.image_sizes)
 
 
+class FloatRPNHead(RPNHead):
+    """The head of the region proposal network; boxes are decoded in float32, whatever it computes in (detectron2)."""
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return objectness and deltas of each level, [N, anchors, H, W] and [N, 4 x anchors, H, W]."""
+        logits, deltas = super().forward(x)
+        return [level.float() for level in logits], [level.float() for level in deltas]
+
+
 class ProposalNetwork(RegionProposalNetwork):
     """RPN with L1 box loss; both losses are divided by the number of anchors that could be sampled."""
 
@@ -152,7 +161,7 @@ class DetectionRoIHeads(RoIHeads):
     def classify(self, regions: Tensor) -> tuple[Tensor, Tensor]:
         """Return class logits [N, classes + 1] and deltas [N, 4 x (classes + 1)] of what :meth:`regions` returns."""
         logits, deltas = self.box_predictor(regions)
-        return logits, deltas
+        return logits.float(), deltas.float()
 
     def masks(
         self,
@@ -194,7 +203,10 @@ class DetectionRoIHeads(RoIHeads):
         for target, match, keep in zip(targets, matches, positive, strict=True):
             masks += [target["masks"][index] for index in match[keep].tolist()]
         losses["loss_mask"] = mask_loss(
-            self.masks(features, boxes, image_shapes, regions[every > 0]), every[every > 0], torch.cat(boxes), masks
+            self.masks(features, boxes, image_shapes, regions[every > 0]).float(),
+            every[every > 0],
+            torch.cat(boxes),
+            masks,
         )
         return losses
 

@@ -15,11 +15,17 @@ from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCN
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from soco_core.config import FinetuneConfig, Recipe
-from soco_core.detection.layers import AlignedRoIAlign, DetectionRoIHeads, NoResize, ProposalNetwork, UnroundedAnchors
+from soco_core.detection.layers import (
+    AlignedRoIAlign,
+    DetectionRoIHeads,
+    FloatRPNHead,
+    NoResize,
+    ProposalNetwork,
+    UnroundedAnchors,
+)
 
 MASK_ROI_SIZE = 14
 
@@ -58,7 +64,7 @@ def proposal_network(settings: FinetuneConfig, anchors: UnroundedAnchors, channe
     """Return the region proposal network for feature maps of so many channels."""
     return ProposalNetwork(
         anchors,
-        RPNHead(channels, num_anchors=anchors.num_anchors_per_location()[0]),
+        FloatRPNHead(channels, num_anchors=anchors.num_anchors_per_location()[0]),
         fg_iou_thresh=0.7,
         bg_iou_thresh=0.3,
         batch_size_per_image=settings.rpn_batch_per_image,

@@ -44,9 +44,9 @@ def predict_images(weights: str, images: list[str], *, output: str, score: float
     import torch
     from safetensors.torch import load_file
 
+    from soco_core.detection.engines import build_engine_detector
     from soco_core.detection.evaluate import predict
     from soco_core.detection.figures import draw_found
-    from soco_core.detection.model import build_detector
     from soco_core.engine.setup import choose_device
 
     if not 0 <= score <= 1:
@@ -55,7 +55,7 @@ def predict_images(weights: str, images: list[str], *, output: str, score: float
     categories = json.loads((result.path / CATEGORIES).read_text(encoding="utf-8"))
     split = _split(images, categories, recipe.images.max_pixels)
     chosen = choose_device(device)  # type: ignore[arg-type]
-    model = build_detector(recipe, len(categories))
+    model = build_engine_detector(recipe, len(categories))
     model.load_state_dict(load_file(result.path / WEIGHTS))
     with torch.inference_mode():
         found = predict(model.to(chosen), split, recipe, chosen)

@@ -63,6 +63,10 @@ class BatchRetinaNetHead(RetinaNetHead):
                 if isinstance(layer, nn.Conv2d):
                     nn.init.normal_(layer.weight, std=deviation)
 
+    def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
+        """Return what torchvision's head returns, in float32, whatever it computes in."""
+        return {name: outputs.float() for name, outputs in super().forward(x).items()}
+
     def compute_loss(
         self,
         targets: list[dict[str, Any]],

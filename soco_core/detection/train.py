@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
 from soco_core.artifacts.result import ResultDirectory
 from soco_core.config import FinetuneConfig, Recipe
-from soco_core.datasets.split import LabelledSplit
+from soco_core.datasets.split import LabelledDataset, LabelledSplit
 from soco_core.detection.data import Batch, training_batches
 from soco_core.detection.divergence import dump_batch
+from soco_core.detection.evaluate import predict
 from soco_core.detection.precise_bn import estimate_batch_norms
 from soco_core.detection.schedule import learning_rates
 from soco_core.engine.distributed import Processes
 from soco_core.engine.loop import Finished, TrainingLoop
+from soco_core.engine.precision import Precision, choose_precision, same_precision
 from soco_core.errors import SocoError
+from soco_core.evaluation.evaluator import evaluate
 from soco_core.tracking import Tracker
 
 PRECISE_BN_STREAM = 1 << 20
@@ -27,80 +32,86 @@ PRECISE_BN_STREAM = 1 << 20
 SHORTEN = "a GPU, or a lower finetune.batch_size with a learning rate to match (docs/detection.md), makes it shorter"
 
 
-class _NotFiniteError(Exception):
-    """The loss of a step is not finite; nothing was updated with it."""
+def train(task: Finetuning, tracker: Tracker | None) -> None:
+    """Train the detector, going on from the latest checkpoint of the task's result.
 
-    def __init__(self, values: dict[str, float]) -> None:
-        self.values = values
-
-
-def train(
-    model: nn.Module,
-    split: LabelledSplit,
-    recipe: Recipe,
-    device: torch.device,
-    result: ResultDirectory,
-    tracker: Tracker,
-) -> None:
-    """Train the detector, going on from the latest checkpoint of `result`.
-
-    Batches, augmentations and the sampling of anchors and proposals depend on the seed and the step alone,
-    so an interrupted training continues exactly.
+    Batches and augmentations depend on the seed and the step alone, the sampling of anchors and proposals also on the
+    number of the process, so an interrupted training continues exactly.
 
     Raises:
         SocoError: the loss is not finite, or the last state could not be saved.
         InputError: an image cannot be read; the state before that step is saved.
         InterruptedStageError: asked to stop; the state is saved.
     """
-    model.train()
-    alone = Processes(recipe.runtime.device)
-    task = Finetuning(model, split, recipe, device, result)
-    TrainingLoop(task, recipe.runtime, alone, result, tracker, shorten=SHORTEN).run()
+    same_precision(task.precision.name, task.processes)
+    TrainingLoop(task, task.recipe.runtime, task.processes, task.result, tracker, shorten=SHORTEN).run()
 
 
 class Finetuning:
-    """The task `finetune` of the training loop.
+    """The task `finetune` of the training loop; every process has one, and they compute each batch together.
 
     Args:
         model: the detector, on its device.
-        split: what it is trained on.
+        data: what it is trained on, and evaluated on if `runtime.evaluate_steps` says so.
         recipe: the resolved recipe.
-        device: where it computes.
-        result: the result directory; what a divergence leaves goes there.
+        processes: this one's place among them.
+        result: in the first process, the result directory; what a divergence leaves goes there.
+
+    Raises:
+        SocoError: the batch cannot be divided evenly among the processes, or the device lacks the precision.
     """
 
     name = "finetune"
     steps_per_epoch = 0
 
     def __init__(
-        self, model: nn.Module, split: LabelledSplit, recipe: Recipe, device: torch.device, result: ResultDirectory
+        self,
+        model: nn.Module,
+        data: LabelledDataset,
+        recipe: Recipe,
+        processes: Processes,
+        result: ResultDirectory | None = None,
     ) -> None:
-        self.model, self.split, self.recipe, self.device, self.result = model, split, recipe, device, result
+        self.model, self.data, self.recipe, self.processes, self.result = model, data, recipe, processes, result
+        self.device = processes.device
         self.total_steps, self.images_per_step = recipe.finetune.iterations, recipe.finetune.batch_size
+        if self.images_per_step % processes.count:
+            raise SocoError(
+                f"finetune.batch_size: {self.images_per_step} images cannot be divided evenly among {processes.count} "
+                "processes, and each counts alike in the gradient; start another number of them, or change it"
+            )
+        self.precision = Precision(choose_precision(recipe.runtime.finetune_precision, self.device), self.device)
         self.optimizer = build_optimizer(model, recipe.finetune)
         self.rates = learning_rates(recipe.finetune)
+        model.train()
+        self.network: nn.Module = model
+        if processes.count > 1:
+            # An image without an object leaves a mask head, for one, without a gradient.
+            self.network = DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=True)
         self._finished: list[Finished] = []
 
     def batches(self, first_step: int) -> Generator[Batch, None, None]:
-        """Load the batches of the steps from `first_step` on."""
-        yield from training_batches(self.split, self.recipe, first_step, self.total_steps)
+        """Load this process's part of the batches of the steps from `first_step` on."""
+        yield from training_batches(self.data.train, self.recipe, first_step, self.total_steps, self.processes)
 
     def step(self, step: int, batch: Batch) -> None:
         """Compute a step.
 
         Raises:
-            SocoError: the loss is not finite.
+            SocoError: the loss is not finite; in all processes.
         """
-        try:
-            values = _step(self.model, self.optimizer, batch, float(self.rates[step]), step, self.recipe, self.device)
-        except _NotFiniteError as error:
-            where = dump_batch(self.result, self.split, self.model, batch, error.values, step)
-            ids = ", ".join(str(target["image_id"]) for target in batch[1])
-            raise SocoError(
-                f"finetune: the loss is not finite at step {step} (images {ids}); lower finetune.learning_rate, raise "
-                "finetune.warmup_iterations or set finetune.gradient_clip. Its images, losses and weights are in "
-                f"{where}"
-            ) from None
+        images, targets = to_device(batch, self.device)
+        _seed_step(self.recipe.seed, step, self.processes.rank)
+        with self.precision.autocast():
+            losses: dict[str, Tensor] = self.network(images, targets)
+        total = torch.stack([loss.float() for loss in losses.values()]).sum()
+        rate = float(self.rates[step])
+        values = self._mean({"loss": total, **losses}) | {"learning_rate": rate}
+        if not math.isfinite(values["loss"]):
+            self._stop_diverged(step, batch, values)
+        self._update(total, rate)
+        if self._evaluates(step):
+            values |= self._evaluate()
         self._finished.append(Finished(step, values, f"loss {values['loss']:.3f}"))
 
     def measured(self) -> Iterator[Finished]:
@@ -110,13 +121,68 @@ class Finetuning:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step needs and that is no function of the step and the recipe."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.precision.scaler.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state, or from the beginning if it is empty."""
         if state:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
+            self.precision.scaler.load_state_dict(state["scaler"])
+
+    def _update(self, total: Tensor, rate: float) -> None:
+        scaler, clip = self.precision.scaler, self.recipe.finetune.gradient_clip
+        self.optimizer.zero_grad(set_to_none=True)
+        scaler.scale(total).backward()
+        if clip:
+            scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        scaler.step(self.optimizer)
+        scaler.update()
+
+    def _mean(self, values: dict[str, Tensor]) -> dict[str, float]:
+        """Average over the processes, whose parts of the batch are equally large."""
+        stacked = torch.stack([value.detach().float() for value in values.values()])
+        if self.processes.count > 1:
+            dist.all_reduce(stacked)
+            stacked /= self.processes.count
+        return dict(zip(values, stacked.tolist(), strict=True))
+
+    def _evaluates(self, step: int) -> bool:
+        every = self.recipe.runtime.evaluate_steps
+        return bool(every) and (step + 1) % every == 0 and step + 1 < self.total_steps
+
+    def _evaluate(self) -> dict[str, float]:
+        """Return the paper's columns of the detector as it is, with the running statistics of its batch norms."""
+        val = self.data.val
+        own = range(self.processes.rank, len(val.images), self.processes.count)
+        found = self.processes.gather(predict(self.model, val, self.recipe, self.device, own))
+        self.model.train()
+        if not self.processes.first:
+            return {}
+        columns = evaluate(val, [item for part in found for item in part], self.recipe.finetune.has_masks).columns
+        return {name: value for name, value in columns.items() if value is not None}
+
+    def _stop_diverged(self, step: int, batch: Batch, values: dict[str, float]) -> NoReturn:
+        """End in all processes; the first one leaves its part of the batch."""
+        every = self.processes.gather([target["image_id"] for target in batch[1]])
+        where = ""
+        if self.result is not None:
+            where = dump_batch(self.result, self.data.train, self.model, batch, values, step)
+        ids = ", ".join(str(number) for part in every for number in part)
+        error = SocoError(
+            f"finetune: the loss is not finite at step {step} (images {ids}); lower finetune.learning_rate, raise "
+            "finetune.warmup_iterations or set finetune.gradient_clip. Its images, losses and weights are in "
+            f"{where}"
+        )
+        self.processes.agree(error)
+        raise error
 
 
 def build_optimizer(model: nn.Module, settings: FinetuneConfig) -> torch.optim.SGD:
@@ -136,19 +202,19 @@ def build_optimizer(model: nn.Module, settings: FinetuneConfig) -> torch.optim.S
     return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
 
 
-def refresh_batch_norms(model: nn.Module, split: LabelledSplit, recipe: Recipe, device: torch.device) -> None:
-    """Re-estimate the batch-norm statistics over `precise_bn_images` training images."""
+def refresh_batch_norms(model: nn.Module, split: LabelledSplit, recipe: Recipe, processes: Processes) -> None:
+    """Re-estimate the batch-norm statistics over `precise_bn_images` training images, in all processes."""
     steps = math.ceil(recipe.finetune.precise_bn_images / recipe.finetune.batch_size)
     if steps == 0:
         return
     apart = recipe.model_copy(update={"seed": recipe.seed + PRECISE_BN_STREAM})
 
     def inputs() -> Iterator[Batch]:
-        for step, batch in enumerate(training_batches(split, apart, 0, steps)):
-            _seed_step(apart.seed, step)
-            yield to_device(batch, device)
+        for step, batch in enumerate(training_batches(split, apart, 0, steps, processes)):
+            _seed_step(apart.seed, step, processes.rank)
+            yield to_device(batch, processes.device)
 
-    estimate_batch_norms(model, inputs())
+    estimate_batch_norms(model, inputs(), processes)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -161,32 +227,6 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return [image.to(device).float() for image in images], moved
 
 
-def _step(
-    model: nn.Module,
-    optimizer: torch.optim.SGD,
-    batch: Batch,
-    rate: float,
-    step: int,
-    recipe: Recipe,
-    device: torch.device,
-) -> dict[str, Any]:
-    images, targets = to_device(batch, device)
-    _seed_step(recipe.seed, step)
-    losses: dict[str, Tensor] = model(images, targets)
-    total = torch.stack(list(losses.values())).sum()
-    values = {"loss": total.item(), **{name: loss.item() for name, loss in losses.items()}, "learning_rate": rate}
-    if not math.isfinite(values["loss"]):
-        raise _NotFiniteError(values)
-    optimizer.zero_grad(set_to_none=True)
-    total.backward()
-    if recipe.finetune.gradient_clip:
-        nn.utils.clip_grad_norm_(model.parameters(), recipe.finetune.gradient_clip)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
-    return values
-
-
-def _seed_step(seed: int, step: int) -> None:
+def _seed_step(seed: int, step: int, rank: int) -> None:
     """The detector samples anchors and proposals from torch's global generator: seeded anew for each step."""
-    torch.manual_seed((seed << 32) + step)
+    torch.manual_seed((seed << 32) + (rank << 24) + step)

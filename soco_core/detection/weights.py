@@ -95,31 +95,24 @@ def load_initialisation(model: nn.Module, start: Initialisation) -> Coverage:
         InputError: the file cannot be read; a backbone key is missing; a key is unknown or of another shape.
     """
     own = model.state_dict()
-    kind = _kind(own)
+    kind = kind_of(own)
     coverage = Coverage(f"torchvision {KINDS[kind]}")
     if start.path is not None:
         tensors = {}
-        for key, (name, value) in _placed(_detector_names(_read(start.path)), kind, coverage).items():
-            _check(start.path, key, name, value, own)
+        for key, (name, value) in _placed(_detector_names(read_tensors(start.path)), kind, coverage).items():
+            check_tensor(start.path, key, name, value, own)
             tensors[name] = value
             coverage.loaded[key] = name
-        missing = [
-            key
-            for key in own
-            if key.startswith(BODY) and key not in tensors and not key.endswith("num_batches_tracked")
-        ]
-        if missing:
-            raise InputError(
-                f"{start.path}: has no {missing[0].removeprefix(BODY)} ({len(missing)} of the backbone's keys are "
-                "missing); give the weights of the recipe's model.backbone"
-            )
+        check_backbone(
+            start.path, [key.removeprefix(BODY) for key in own if key.startswith(BODY) and key not in tensors]
+        )
         model.load_state_dict(tensors, strict=False)
     reason = "trained from scratch" if start.path is None else "not part of the pretraining"
     coverage.newly_initialised = {key: reason for key in own if key not in coverage.loaded.values()}
     return coverage
 
 
-def _kind(keys: Iterable[str]) -> Detector:
+def kind_of(keys: Iterable[str]) -> Detector:
     """Return the kind of detector that has these keys, under torchvision's names."""
     keys = set(keys)
     if not any(key.startswith("backbone.fpn.") for key in keys):
@@ -134,7 +127,7 @@ def _placed(
     """Rename a file's keys for this kind of detector; what it has no place for goes to the coverage."""
     names = {name for name, _ in named.values() if name is not None}
     convolutions = sum(re.fullmatch(r"roi_heads\.box_head\.\d+\.0\.weight", name) is not None for name in names)
-    source = _kind(names)
+    source = kind_of(names)
     placed: dict[str, tuple[str, Tensor]] = {}
     for key, (name, value) in named.items():
         if name is None:
@@ -149,7 +142,19 @@ def _placed(
     return placed
 
 
-def _check(path: Path, key: str, name: str, value: Tensor, own: dict[str, Tensor]) -> None:
+def check_tensor(path: Path, key: str, name: str, value: Tensor, own: dict[str, Tensor]) -> None:
+    """Refuse a tensor of a file that the detector has no place for.
+
+    Args:
+        path: the file.
+        key: the tensor's name in the file.
+        name: its name in the detector.
+        value: the tensor.
+        own: the detector's state.
+
+    Raises:
+        InputError: the detector has no such key, or one of another shape.
+    """
     if name not in own:
         raise InputError(
             f"{path}: {key} is not a key of the recipe's detector; give the weights of its model.backbone, a convert "
@@ -162,7 +167,26 @@ def _check(path: Path, key: str, name: str, value: Tensor, own: dict[str, Tensor
         )
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def check_backbone(path: Path, absent: list[str]) -> None:
+    """Refuse a file that lacks keys of the backbone, under torchvision's or soco's names; counters may be absent.
+
+    Raises:
+        InputError: one is absent.
+    """
+    missing = [key for key in absent if not key.endswith("num_batches_tracked")]
+    if missing:
+        raise InputError(
+            f"{path}: has no {missing[0]} ({len(missing)} of the backbone's keys are missing); "
+            "give the weights of the recipe's model.backbone"
+        )
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a weights file, out of the dictionaries that releases wrap them in.
+
+    Raises:
+        InputError: the file cannot be read, or holds no tensors.
+    """
     import numpy as np
     import torch
 

@@ -178,6 +178,16 @@ class Processes:
         shared: T = broadcast(value, self.first, self.control)
         return shared
 
+    def gather(self, value: T) -> list[T]:
+        """Return every process's value, plain types, in all of them, by rank."""
+        if self.count == 1:
+            return [value]
+        import torch.distributed as dist
+
+        found: list[Any] = [None] * self.count
+        dist.all_gather_object(found, value, group=self.control)
+        return found
+
     @contextmanager
     def computing(self) -> Iterator[None]:
         """Around what the first process computes together with the others."""

@@ -126,9 +126,9 @@ def killed_loader(error: BaseException) -> SocoError | None:
 
 def _explain(which: str, shared: str) -> SocoError:
     return SocoError(
-        f"a process that loads images{which} was killed, mostly since memory ran out.{shared} Lower runtime.workers, or "
-        "give more memory (to a container more shared memory, /dev/shm, too), and run the same command again: it goes "
-        "on from the last checkpoint"
+        f"a process that loads images{which} was killed, mostly since memory ran out.{shared} Lower runtime.workers, "
+        "or give more memory (to a container more shared memory, /dev/shm, too), and run the same command again: it "
+        "goes on from the last checkpoint"
     )
 
 

@@ -65,6 +65,7 @@ class Records:
     def __enter__(self) -> Self:
         for part in (self.metrics, self.speed, self.progress):
             self._open.enter_context(part)
+        self.checkpoints.send_newest(self.metrics.path, self.speed.path)
         return self
 
     def step(self, step: int, values: dict[str, float], speed: dict[str, float], note: str) -> None:

@@ -32,31 +32,11 @@ def nearest_neighbours(
         InterruptedStageError: asked to stop.
     """
     device, config = processes.device, recipe.linear
-    numbers, features, bad = [], [], []
-    for batch in centre_batches(val, recipe, processes, "validation images", KEPT):
-        good, reasons = _good(batch)
-        numbers.append(batch[1][good])
-        features.append(backbone(batch[0][good]).cpu())
-        bad += reasons
-    found = sorted(entry for part in gather(processes, bad) for entry in part)
-    if found:
-        more = f" ({len(found)} such images)" if len(found) > 1 else ""
-        processes.agree(
-            InputError(
-                f"{val.name(found[0][0])}: {found[0][1]}{more}; an accuracy is of all validation images: restore the "
-                "file, or take it out of the data set"
-            )
-        )
-    # One process may have no image at all; a list of parts joins also then.
-    parts = gather(processes, (numbers, features))
-    queries = torch.empty(len(val), backbone.width)
-    for its_numbers, its_features in parts:
-        for where, values in zip(its_numbers, its_features, strict=True):
-            queries[where] = values
-
-    nearest = Neighbours(queries.to(device), min(config.knn_neighbours, len(train)))
+    queries = _validation_features(backbone, val, recipe, processes).to(device)
+    nearest = Neighbours(queries, min(config.knn_neighbours, len(train)))
+    del queries  # they are compared normalised, and are large
     labels = torch.from_numpy(train.labels)
-    bad = []
+    bad: list[tuple[int, str]] = []
     for batch in centre_batches(train, recipe, processes, "training images", KEPT):
         good, reasons = _good(batch)
         bad += reasons
@@ -75,6 +55,30 @@ def nearest_neighbours(
         "temperature": config.knn_temperature,
         "bad_images": [{"id": train.id(number), "reason": reason} for number, reason in found],
     }
+
+
+def _validation_features(backbone: Backbone, val: Files, recipe: Recipe, processes: Processes) -> Tensor:
+    """Return the features of all validation images in all processes, float32 [N, D], on the CPU."""
+    own: list[tuple[Tensor, Tensor]] = []
+    bad: list[tuple[int, str]] = []
+    for batch in centre_batches(val, recipe, processes, "validation images", KEPT):
+        good, reasons = _good(batch)
+        own.append((batch[1][good], backbone(batch[0][good]).cpu() if len(good) else torch.empty(0, backbone.width)))
+        bad += reasons
+    found = sorted(entry for part in gather(processes, bad) for entry in part)
+    if found:
+        more = f" ({len(found)} such images)" if len(found) > 1 else ""
+        processes.agree(
+            InputError(
+                f"{val.name(found[0][0])}: {found[0][1]}{more}; an accuracy is of all validation images: restore the "
+                "file, or take it out of the data set"
+            )
+        )
+    features = torch.empty(len(val), backbone.width)
+    for part in gather(processes, own):
+        for numbers, values in part:
+            features[numbers] = values
+    return features
 
 
 def _good(batch: Evaluated) -> tuple[Tensor, list[tuple[int, str]]]:

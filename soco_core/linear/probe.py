@@ -80,7 +80,7 @@ def probe(
     train, val = (Files(split, recipe.images.max_pixels) for split in (data.train, data.val))
     classes = len(data.train.classes)
     heads = Heads(len(recipe.linear.learning_rates), backbone.width, classes, recipe.seed).to(device)
-    coverage.newly_initialised |= {key: "trained here (B)" for key in heads.state_dict()}
+    coverage.newly_initialised |= dict.fromkeys(heads.state_dict(), "trained here (B)")
     if result is not None:
         coverage.write(result.path / COVERAGE)
         loaded, left_out = len(coverage.loaded), len(coverage.left_out)

@@ -137,7 +137,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         for number, views in enumerate(batch):
             if number > 0 and self.stopping():
-                self._take_back(moved, before)
+                with torch.no_grad():
+                    torch._foreach_copy_(moved, before)
                 raise UnfinishedStepError
             self._accumulate(views, last=number == len(batch) - 1)
         scaler = self.precision.scaler
@@ -148,13 +149,6 @@ class Trainer:
             group["lr"] = float(self.learning_rate[step])
         scaler.step(self.optimizer)
         scaler.update()
-
-    @torch.no_grad()
-    def _take_back(self, moved: list[Tensor], before: list[Tensor]) -> None:
-        """Undo an unfinished step: what it has moved up to here is as it was before it."""
-        for tensor, former in zip(moved, before, strict=True):
-            tensor.copy_(former)
-        self.measurements.drop()
 
     def _accumulate(self, batch: list[View], last: bool) -> None:
         """Add this process's part of a pass to the gradients, which become the mean over the global batch."""

@@ -71,10 +71,6 @@ class Measurements:
         self._steps.append((step, self._sums, gradient_norms))
         self._sums = None
 
-    def drop(self) -> None:
-        """Forget the passes of a step that is not finished."""
-        self._sums = None
-
     def read(self) -> list[Measured]:
         """Return the steps closed since the last call, over all processes; this waits for the device."""
         if not self._steps:

@@ -363,3 +363,10 @@ def test_detectron2s_pickle_of_torchvisions_resnet(tmp_path: Path) -> None:
 def test_what_holds_no_tensors_is_refused(write: Callable[[Any], Path]) -> None:
     with pytest.raises(InputError, match=r"holds no state dict; its keys are epoch, optimizer"):
         import_weights(write({"epoch": 3, "optimizer": {}}), MODEL)
+
+
+def test_the_momentum_copy_is_left_out_as_such(write: Callable[[Any], Path]) -> None:
+    left_out = import_weights(write(RELEASES["moco"][0]), MODEL).coverage.left_out
+    assert left_out["module.encoder_k.conv1.weight"].startswith("momentum copy of the network")
+    assert left_out["module.queue"].startswith("queue of negatives")
+    assert left_out["module.encoder_q.fc.weight"].startswith("classifier or projection")

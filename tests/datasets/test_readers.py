@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from soco_core.config import DatasetsConfig
+from soco_core.datasets.files import read_json
 from soco_core.datasets.findings import Findings
 from soco_core.datasets.labels import read_folder_labels
 from soco_core.datasets.open_set import kind_of, locate, open_dataset, open_named
@@ -202,3 +204,19 @@ def test_a_byte_order_mark_is_skipped(json_set):
     place = coco.write()
     coco.file("train").write_bytes(b"\xef\xbb\xbf" + json.dumps(coco.train).encode())
     assert len(open_dataset(place, "coco").train.images) == 2
+
+
+def test_equal_coordinates_are_one_object_and_long_numbers_are_read_whole(tmp_path):
+    text = '{"a": [[239.97, 1.5e2, -0.25], [239.97]], "area": 2765.1486500000005, "id": 900100002299, "n": 3}'
+    (tmp_path / "a.json").write_text(text)
+    content, digest = read_json(str(tmp_path / "a.json"))
+    assert content == json.loads(text)
+    assert content["a"][0][0] is content["a"][1][0]
+    assert type(content["n"]) is int
+    assert digest == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_text_that_is_not_utf_8_is_one_line(tmp_path):
+    (tmp_path / "a.json").write_bytes(b'{"a": "\xff"}')
+    with pytest.raises(InputError, match=r"a\.json: not readable as JSON \(.*0xff.*\); download or unpack it again"):
+        read_json(str(tmp_path / "a.json"))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -75,6 +76,22 @@ def test_pixels_and_bitmaps_flip_together(coco_folder):
         bright = (image[0] > 127).numpy()
         assert (bright == target["masks"][0].astype(bool)).mean() > 0.97
         assert bright[:, 0 if not flip else -1].all()
+
+
+@pytest.mark.parametrize("detector", ["faster-rcnn-c4", "retinanet", "fcos"])
+def test_detectors_without_masks_get_none_and_need_none(coco_folder, detector):
+    whole = open_coco(coco_folder.write()).train
+    bare = replace(
+        whole, annotations=[{k: v for k, v in item.items() if k != "segmentation"} for item in whole.annotations]
+    )
+    settings = recipe().finetune.model_copy(update={"detector": detector})
+    chosen = recipe().model_copy(update={"finetune": settings})
+    for split in (whole, bare):
+        _, target = TrainingImages(split, chosen)[(0, draws(True), 0)]
+        assert target["boxes"].tolist() == [[30, 12, 70, 32]]
+        assert target["labels"].tolist() == [2]
+        assert "masks" not in target
+    assert "masks" in TrainingImages(whole, recipe())[(0, draws(True), 0)][1]
 
 
 def test_an_overhanging_box_is_clipped(coco_folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -157,3 +158,23 @@ def test_both_modes_and_every_parameter_learns(detector: str, variant: str) -> N
         assert item["boxes"].min() >= 0
         assert (item["boxes"] <= torch.tensor([image.shape[2], image.shape[1]] * 2)).all()
         assert (item["scores"].diff() <= 0).all()
+
+
+@pytest.mark.parametrize("detector", ["mask-rcnn-fpn", "mask-rcnn-c4", "retinanet", "fcos"])
+def test_boxes_and_losses_are_float32_whatever_the_network_computes_in(detector: str) -> None:
+    torch.manual_seed(0)
+    sizes = ["finetune.c4_roi_size=4", "finetune.roi_batch_per_image=8", "finetune.score_threshold=0.0"]
+    recipe = parse_recipe(SMALL, [f"finetune.detector={detector}", "finetune.proposals_test=5", *sizes])
+    model = build_detector(recipe, CLASSES)
+    square = [np.array([6.0, 7.0, 36.0, 7.0, 36.0, 30.0, 6.0, 30.0])]
+    given = [{**target, "masks": [square] * len(target["labels"])} for target in targets()]
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model(images(), given)
+        model.eval()
+        with torch.no_grad():
+            found = model(images())[0]
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+    assert all(loss.isfinite() for loss in losses.values())
+    assert found["boxes"].dtype == found["scores"].dtype == torch.float32
+    # bfloat16 has 8 bits: in it, no coordinate above 128 would lie between whole pixels.
+    assert (found["boxes"] % 1 != 0).any()

@@ -124,3 +124,14 @@ def test_detections_are_mapped_to_original_pixels_and_category_ids(coco_folder):
     assert bitmap.sum() == 200
     assert bitmap[6:16, 5:25].all()
     json.dumps(found)
+
+
+def test_detectors_without_masks_give_boxes_alone(coco_folder):
+    split = open_coco(coco_folder.write()).val
+    detections = {
+        "boxes": torch.tensor([[10.0, 12.0, 50.0, 32.0]]),
+        "scores": torch.tensor([0.5]),
+        "labels": torch.tensor([1]),
+    }
+    (found,) = _results(detections, split, 0, (60, 80))
+    assert found == {"image_id": 11, "category_id": 3, "bbox": [5, 6, 20, 10], "score": 0.5}

@@ -23,6 +23,7 @@ from soco_core.detection.evaluate import predict
 from soco_core.detection.model import build_detector
 from soco_core.detection.schedule import learning_rates
 from soco_core.detection.train import build_optimizer, refresh_batch_norms, to_device
+from soco_core.engine.distributed import Processes
 from soco_core.recipes import parse_recipe
 
 CPU = torch.device("cpu")
@@ -65,13 +66,14 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> LabelledSplit:
     return open_coco(str(place)).train
 
 
-def learnt(recipe: Recipe, split: LabelledSplit, folder: Path) -> tuple[nn.Module, float]:
-    """Train as the stage does; return the detector and its box AP50 by pycocotools."""
+def learnt(recipe: Recipe, split: LabelledSplit, folder: Path) -> float:
+    """Train as the stage does; return the box AP50 by pycocotools."""
     torch.manual_seed(0)
     model = build_detector(recipe, len(split.categories)).train()
     optimizer = build_optimizer(model, recipe.finetune)
     rates = learning_rates(recipe.finetune)
-    for step, batch in enumerate(training_batches(split, recipe, 0, recipe.finetune.iterations)):
+    alone = Processes("cpu")
+    for step, batch in enumerate(training_batches(split, recipe, 0, recipe.finetune.iterations, alone)):
         images, targets = to_device(batch, CPU)
         optimizer.zero_grad()
         torch.stack(list(model(images, targets).values())).sum().backward()
@@ -79,7 +81,7 @@ def learnt(recipe: Recipe, split: LabelledSplit, folder: Path) -> tuple[nn.Modul
         for group in optimizer.param_groups:
             group["lr"] = float(rates[step])
         optimizer.step()
-    refresh_batch_norms(model, split, recipe, CPU)
+    refresh_batch_norms(model, split, recipe, alone)
     (folder / "found.json").write_text(json.dumps(predict(model, split, recipe, CPU)))
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(split.annotation_file)
@@ -87,23 +89,24 @@ def learnt(recipe: Recipe, split: LabelledSplit, folder: Path) -> tuple[nn.Modul
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return model, float(evaluation.stats[1])
+    return float(evaluation.stats[1])
 
 
-@pytest.mark.parametrize(
-    ("detector", "overrides"),
-    [
-        ("mask-rcnn-c4", []),
-        ("faster-rcnn-c4", []),
-        ("retinanet", ["finetune.learning_rate=0.02"]),
-        ("fcos", ["finetune.learning_rate=0.02"]),
-        ("fcos", ["finetune.learning_rate=0.02", "finetune.fcos_variant=detectron2"]),
-    ],
-)
-def test_twenty_images_are_learnt_by_heart(
-    detector: str, overrides: list[str], split: LabelledSplit, tmp_path: Path
-) -> None:
-    recipe = parse_recipe(BASE, [f"finetune.detector={detector}", *overrides])
-    _, precision = learnt(recipe, split, tmp_path)
-    print(detector, overrides, precision)
-    assert precision >= 0.6
+@pytest.mark.parametrize("variant", ["mmdetection", "detectron2"])
+def test_fcos_learns_twenty_images_by_heart(variant: str, split: LabelledSplit, tmp_path: Path) -> None:
+    settings = ["finetune.detector=fcos", f"finetune.fcos_variant={variant}", "finetune.learning_rate=0.02"]
+    assert learnt(parse_recipe(BASE, settings), split, tmp_path) >= 0.6
+
+
+@pytest.mark.parametrize("detector", ["mask-rcnn-c4", "faster-rcnn-c4"])
+def test_c4_detectors_learn_twenty_images_by_heart(detector: str, split: LabelledSplit, tmp_path: Path) -> None:
+    settings = [f"finetune.detector={detector}", "finetune.iterations=90"]
+    assert learnt(parse_recipe(BASE, settings), split, tmp_path) >= 0.6
+
+
+@pytest.mark.slow
+def test_retinanet_learns_twenty_images_by_heart(split: LabelledSplit, tmp_path: Path) -> None:
+    # Its branches have no norm, so that they learn slowly at first.
+    settings = ["finetune.detector=retinanet", "finetune.learning_rate=0.06", "finetune.gradient_clip=3.0"]
+    settings += ["finetune.iterations=400", "finetune.anchor_sizes=[24, 40, 64, 96, 128]"]
+    assert learnt(parse_recipe(BASE, settings), split, tmp_path) >= 0.6

@@ -95,7 +95,7 @@ def test_a_part_is_taken_by_its_name_and_its_ids_are_stored(unbroken, data, tmp_
     assert ids == choose_ids([image["id"] for image in open_coco(data).train.images], "50%")
     assert BenchmarkResult.read(result.path / "metrics.json").train_images == len(ids) == 3
     assert not (unbroken.path / "train_ids.txt").exists()
-    with pytest.raises(InputError, match="voc0712: Mask R-CNN is finetuned on COCO's masks"):
+    with pytest.raises(InputError, match="voc0712: Pascal VOC has no masks to train mask-rcnn-fpn on"):
         finetune(chosen, coco="voc0712", init="scratch", output=str(tmp_path))
 
 
@@ -113,14 +113,14 @@ def test_the_final_weights_load_as_an_initialisation(unbroken, data, tmp_path):
 
 def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(unbroken, data, tmp_path, monkeypatch):
     recipe = parse_recipe(TINY)
-    step = train_module._step
+    step = train_module.Finetuning.step
 
     def stopping(*arguments, **keywords):
-        if arguments[4] == 3:
+        if arguments[1] == 3:
             raise KeyboardInterrupt
         return step(*arguments, **keywords)
 
-    monkeypatch.setattr(train_module, "_step", stopping)
+    monkeypatch.setattr(train_module.Finetuning, "step", stopping)
     with pytest.raises(KeyboardInterrupt):
         finetune(recipe, coco=data, init="scratch", output=str(tmp_path))
     monkeypatch.undo()
@@ -133,15 +133,15 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(unbroken, da
 def test_a_signal_saves_the_step_and_stops(data, tmp_path, monkeypatch):
     import signal
 
-    step = train_module._step
+    step = train_module.Finetuning.step
 
     def signalled(*arguments, **keywords):
         values = step(*arguments, **keywords)
-        if arguments[4] == 2:
+        if arguments[1] == 2:
             signal.raise_signal(signal.SIGTERM)
         return values
 
-    monkeypatch.setattr(train_module, "_step", signalled)
+    monkeypatch.setattr(train_module.Finetuning, "step", signalled)
     with pytest.raises(InterruptedStageError, match=r"SIGTERM.*step 3 of 6 is saved"):
         finetune(parse_recipe(TINY), coco=data, init="scratch", output=str(tmp_path))
     assert list(tmp_path.glob("finetune/*/checkpoints/step-00000003.pt"))
@@ -207,3 +207,14 @@ def test_twenty_images_are_learnt_by_heart(tmp_path):
     assert metrics["APbb50"] >= 60
     assert metrics["APmk50"] is not None
     assert metrics["APmk50"] >= 40
+
+
+def test_half_precision_trains_and_is_recorded(unbroken, data, tmp_path):
+    result = finetune(
+        parse_recipe(TINY, ["runtime.finetune_precision=bf16"]), coco=data, init="scratch", output=str(tmp_path)
+    )
+    half, whole = (read_metrics(path / "metrics.jsonl") for path in (result.path, unbroken.path))
+    assert half[0]["loss"] != whole[0]["loss"]
+    assert half[0]["loss"] == pytest.approx(whole[0]["loss"], rel=0.05)
+    assert BenchmarkResult.read(result.path / "metrics.json").details["precision"] == "bf16"
+    assert BenchmarkResult.read(unbroken.path / "metrics.json").details["precision"] == "fp32"

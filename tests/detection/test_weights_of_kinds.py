@@ -39,7 +39,7 @@ def loaded(recipe: Recipe, detector: str, path: Path) -> tuple[nn.Module, Covera
 
 
 def write(kind: str, recipe: Recipe, folder: Path) -> tuple[Path, dict[str, torch.Tensor]]:
-    """The weights under soco's own names, or as `convert` writes them for a two-stage detector; with the canonical ones."""
+    """The weights under soco's own names, or as `convert` writes them for two stages; and the canonical ones."""
     canonical, left_out = pretrained(recipe)
     if kind == "canonical":
         save_canonical(folder / "canonical.safetensors", canonical, {})
