@@ -16,8 +16,9 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 from torchvision.ops import roi_align
 
 from soco_core.config import Recipe
-from soco_core.detection.layers import DetectionRoIHeads, NoResize, UnroundedAnchors
+from soco_core.detection.layers import NoResize, UnroundedAnchors
 from soco_core.detection.mask_rcnn import initialise_predictors, proposal_network, sampling
+from soco_core.detection.roi_heads import DetectionRoIHeads
 from soco_core.models.backbone import STRIDES
 
 C4_STRIDE = STRIDES[2]

@@ -40,8 +40,8 @@ class FcosHead(nn.Module):
 
     def __init__(self, channels: int, num_classes: int, variant: Variant) -> None:
         super().__init__()
-        # A divisor of the channels, so that narrow networks work: 32 groups at 64, 256 ... channels.
-        norm = partial(nn.GroupNorm, math.gcd(NORM_GROUPS, channels))
+        # Narrow networks work too, with two channels a group at least: a map of one cell has nothing else to norm.
+        norm = partial(nn.GroupNorm, math.gcd(NORM_GROUPS, max(1, channels // 2)))
         self.classification_head = FCOSClassificationHead(channels, 1, num_classes, norm_layer=norm)
         self.regression_head = FCOSRegressionHead(channels, 1, norm_layer=norm)
         self.scales = nn.Parameter(torch.ones(len(DENSE_STRIDES))) if variant == "mmdetection" else None

@@ -20,12 +20,12 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from soco_core.config import FinetuneConfig, Recipe
 from soco_core.detection.layers import (
     AlignedRoIAlign,
-    DetectionRoIHeads,
     FloatRPNHead,
     NoResize,
     ProposalNetwork,
     UnroundedAnchors,
 )
+from soco_core.detection.roi_heads import DetectionRoIHeads
 
 MASK_ROI_SIZE = 14
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from soco_core.artifacts.initialisation import Initialisation
 from soco_core.artifacts.result import ResultDirectory
 from soco_core.artifacts.weights import Coverage
 from soco_core.config import Recipe
@@ -23,7 +24,7 @@ from soco_core.linear.evaluate import best_classes
 from soco_core.linear.neighbours import nearest_neighbours
 from soco_core.linear.networks import Backbone, Heads
 from soco_core.linear.train import LinearTraining
-from soco_core.linear.weights import Origin, load_backbone
+from soco_core.linear.weights import load_backbone
 from soco_core.models.backbone import Encoder
 from soco_core.storage import join, write_text
 from soco_core.tracking import Tracker
@@ -50,7 +51,7 @@ class Probe:
 def probe(
     recipe: Recipe,
     data: LabelledImages,
-    origin: Origin,
+    origin: Initialisation,
     processes: Processes,
     result: ResultDirectory | None = None,
     tracker: Tracker | None = None,

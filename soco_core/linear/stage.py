@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from soco_core import __version__
 from soco_core.artifacts.benchmark import BenchmarkResult
+from soco_core.artifacts.initialisation import Initialisation, find_initialisation
 from soco_core.artifacts.result import ResultDirectory, locate
 from soco_core.artifacts.stage import complete
 from soco_core.config import Recipe
@@ -13,7 +14,6 @@ from soco_core.console import say
 from soco_core.engine.distributed import Processes
 from soco_core.engine.together import run_together
 from soco_core.linear.data import LabelledImages, open_labelled_images
-from soco_core.linear.weights import Origin, find_origin
 from soco_core.tracking import Tracker, TrackingContext
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ def linear(
         SocoError: the loss is not finite.
     """
 
-    def open_inputs() -> tuple[LabelledImages, Origin]:
-        origin = find_origin(init)
+    def open_inputs() -> tuple[LabelledImages, Initialisation]:
+        origin = find_initialisation(init)
         return open_labelled_images(images, recipe.datasets), origin
 
     def lead(processes: Processes) -> ResultDirectory:
@@ -97,7 +97,7 @@ def linear(
     return run_together(recipe.runtime.device, lead, follow)
 
 
-def _common(recipe: Recipe, data: LabelledImages, origin: Origin) -> dict[str, Any]:
+def _common(recipe: Recipe, data: LabelledImages, origin: Initialisation) -> dict[str, Any]:
     """What all processes must have in common; a machine's own affairs may differ."""
     values = recipe.model_dump(mode="json")
     own = {"device", "workers", "search_workers"}
@@ -114,7 +114,7 @@ def _common(recipe: Recipe, data: LabelledImages, origin: Origin) -> dict[str, A
 
 
 def _write(
-    recipe: Recipe, data: LabelledImages, origin: Origin, row: str, found: Probe, result: ResultDirectory
+    recipe: Recipe, data: LabelledImages, origin: Initialisation, row: str, found: Probe, result: ResultDirectory
 ) -> dict[str, Any]:
     import json
 

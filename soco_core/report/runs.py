@@ -103,7 +103,7 @@ def read_runs(
 
 def is_soco(result: BenchmarkResult) -> bool:
     """Tell whether a row rests on the pretraining."""
-    return result.method.startswith("SoCo")
+    return result.method.startswith("SoCo") and "imported" not in result.initialisation
 
 
 def _order(run: Run) -> tuple[str, int, str, int]:

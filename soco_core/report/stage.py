@@ -101,6 +101,8 @@ def _check_belongs(
         root = run.uri.rsplit("/", 2)[0]
         weights = storage.join(root, "convert", run.determined_by["inputs"]["init"])
         if storage.exists(storage.join(weights, DONE)):
-            origin = open_result(weights, stage="convert").determined_by["inputs"]["pretrained"]
-            if origin != pretraining.fingerprint:
+            converted = open_result(weights, stage="convert")
+            origin = converted.determined_by["inputs"]["pretrained"]
+            # Another method's weights, imported and then converted, rest on no pretraining of ours.
+            if "method" not in converted.summary and origin != pretraining.fingerprint:
                 raise InputError(f"{run.uri}: its weights come from pretraining {origin}, not from {pretraining.uri}")

@@ -13,8 +13,9 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import roi_align
 
 from soco_core.detection.c4 import C4RoIAlign
-from soco_core.detection.layers import UnroundedAnchors, mask_loss
+from soco_core.detection.layers import UnroundedAnchors
 from soco_core.detection.model import build_detector
+from soco_core.detection.roi_heads import mask_loss
 from soco_core.recipes import parse_recipe
 
 SMALL = """
@@ -138,8 +139,9 @@ def test_both_modes_and_every_parameter_learns(detector: str) -> None:
 
 
 def test_the_fifth_block_has_one_name_and_survives_a_copy(model: nn.Module) -> None:
-    names = [key for key in model.state_dict() if key.endswith("layer4.0.conv1.weight")]
-    assert names == ["backbone.body.layer4.0.conv1.weight"]
+    own = {key.removeprefix("roi_heads.box_head.") for key in model.state_dict() if "box_head" in key}
+    assert own == {f"norm.{key}" for key in nn.BatchNorm2d(1).state_dict()}
+    assert "backbone.body.layer4.0.conv1.weight" in model.state_dict()
     assert sum(isinstance(module, nn.BatchNorm2d) for module in model.modules()) == 20 + 1
     assert not any("fc" in name.split(".") for name in model.state_dict())
     other = copy.deepcopy(model)
@@ -150,6 +152,13 @@ def test_the_fifth_block_has_one_name_and_survives_a_copy(model: nn.Module) -> N
     with torch.no_grad():
         assert not other.eval().roi_heads.box_head(pooled).any()
         assert model.eval().roi_heads.box_head(pooled).any()
+
+
+def test_the_head_calls_the_fifth_block_whose_norms_were_replaced(model: nn.Module) -> None:
+    nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    (block,) = model.roi_heads.box_head._block
+    assert block is model.backbone.body["layer4"]
+    assert isinstance(block[0].bn1, nn.SyncBatchNorm)
 
 
 def test_predictors_begin_as_in_detectron2(model: nn.Module) -> None:

@@ -15,6 +15,7 @@ from torchvision.ops import sigmoid_focal_loss
 from soco_core.detection.dense import dense_pyramid, focal_loss
 from soco_core.detection.model import build_detector
 from soco_core.detection.retinanet import BatchRetinaNetHead
+from soco_core.detection.train import build_optimizer
 from soco_core.recipes import parse_recipe
 
 SMALL = """
@@ -71,6 +72,15 @@ def test_norms_are_in_backbone_and_pyramid_and_nothing_is_frozen() -> None:
         assert "backbone.fpn.extra_blocks.p6.bias" in state
         bias = state["head.classification_head.cls_logits.bias"]
         torch.testing.assert_close(bias.sigmoid(), torch.full_like(bias, 0.01))
+
+
+def test_group_norms_get_no_weight_decay() -> None:
+    recipe = parse_recipe(SMALL, ["finetune.detector=fcos"])
+    model = build_detector(recipe, CLASSES)
+    decayed, norms = build_optimizer(model, recipe.finetune).param_groups
+    assert norms["weight_decay"] == 0
+    assert len(norms["params"]) == 2 * (20 + 6 + 8)
+    assert len(decayed["params"]) + len(norms["params"]) == len(list(model.parameters()))
 
 
 def test_the_focal_loss_by_hand() -> None:

@@ -17,10 +17,9 @@ from soco_core.detection.layers import (
     AlignedRoIAlign,
     ProposalNetwork,
     UnroundedAnchors,
-    box_loss,
-    mask_loss,
 )
 from soco_core.detection.model import build_detector
+from soco_core.detection.roi_heads import box_loss, mask_loss
 from soco_core.recipes import parse_recipe
 
 SMALL = """

@@ -8,10 +8,11 @@ import pytest
 import torch
 import torchvision
 
+from soco_core.artifacts.initialisation import find_initialisation
 from soco_core.artifacts.weight_names import to_target
 from soco_core.artifacts.weights import save_canonical
 from soco_core.errors import InputError
-from soco_core.linear.weights import find_origin, load_backbone
+from soco_core.linear.weights import load_backbone
 from soco_core.models.backbone import Encoder
 
 OTHERS = {"head.fc1.weight": torch.zeros(2, 2), "neck.lateral_convs.0.conv.weight": torch.zeros(2, 2, 1, 1)}
@@ -73,7 +74,7 @@ def test_every_layout_gives_the_same_backbone(
         }
         write(path, {"model": {key: value.numpy() for key, value in (bare | extra).items()}})
     encoder = Encoder("resnet18")
-    coverage = load_backbone(encoder, find_origin(str(path)))
+    coverage = load_backbone(encoder, find_initialisation(str(path)))
     own = encoder.state_dict()
     assert all(torch.equal(own[key.removeprefix("encoder.")], value) for key, value in canonical(resnet).items())
     assert set(coverage.left_out) == left_out
@@ -84,28 +85,28 @@ def test_every_layout_gives_the_same_backbone(
 def test_a_missing_key_and_another_shape_are_refused(resnet: dict[str, torch.Tensor], tmp_path: Path) -> None:
     lacking = {key: value for key, value in resnet.items() if key != "layer3.0.bn1.running_mean"}
     with pytest.raises(InputError, match=r"lacking\.pth: has no layer3\.0\.bn1\.running_mean \(1 of the backbone's"):
-        load_backbone(Encoder("resnet18"), find_origin(write(tmp_path / "lacking.pth", lacking)))
+        load_backbone(Encoder("resnet18"), find_initialisation(write(tmp_path / "lacking.pth", lacking)))
     counting = {key: value for key, value in resnet.items() if not key.endswith("num_batches_tracked")}
-    coverage = load_backbone(Encoder("resnet18"), find_origin(write(tmp_path / "old.pth", counting)))
+    coverage = load_backbone(Encoder("resnet18"), find_initialisation(write(tmp_path / "old.pth", counting)))
     assert set(coverage.newly_initialised.values()) == {"a counter without effect"}
-    origin = find_origin(write(tmp_path / "18.pth", resnet))
+    origin = find_initialisation(write(tmp_path / "18.pth", resnet))
     with pytest.raises(InputError, match=r"18\.pth: .* has shape .*, the recipe's model.backbone needs"):
         load_backbone(Encoder("resnet50"), origin)
     with pytest.raises(InputError, match="holds no tensors"):
-        load_backbone(Encoder("resnet18"), find_origin(write(tmp_path / "none.pth", {"epoch": 3})))
+        load_backbone(Encoder("resnet18"), find_initialisation(write(tmp_path / "none.pth", {"epoch": 3})))
     with pytest.raises(InputError, match=r"has no conv1\.weight"):
-        load_backbone(Encoder("resnet18"), find_origin(write(tmp_path / "other.pth", {"a.b": torch.zeros(1)})))
+        load_backbone(Encoder("resnet18"), find_initialisation(write(tmp_path / "other.pth", {"a.b": torch.zeros(1)})))
 
 
 def test_scratch_is_not_trained_and_says_so() -> None:
     encoder = Encoder("resnet18")
-    origin = find_origin("scratch")
+    origin = find_initialisation("scratch")
     assert (origin.method, origin.path) == ("Scratch", None)
     assert set(load_backbone(encoder, origin).newly_initialised) == {f"encoder.{key}" for key in encoder.state_dict()}
 
 
 def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--init nowhere\.pth: no such file or folder; give `scratch`"):
-        find_origin("nowhere.pth")
+        find_initialisation("nowhere.pth")
     with pytest.raises(InputError, match="not a finished result"):
-        find_origin(str(tmp_path))
+        find_initialisation(str(tmp_path))

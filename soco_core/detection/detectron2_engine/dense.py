@@ -35,6 +35,13 @@ LEVELS = ["p3", "p4", "p5", "p6", "p7"]
 class DenseAdapter(Detectron2Detector):
     """Divides the losses by the positive anchors of a process's batch."""
 
+    def trained(self, inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Return the losses; the same of each call."""
+        # The focal loss is TorchScript, whose first calls differ from the later, optimised ones in the last digits:
+        # a training that goes on would not be the unbroken one.
+        with torch.jit.optimized_execution(False):
+            return super().trained(inputs)
+
     def _ema_update(self, name: str, value: float, initial_value: float, momentum: float = 0.9) -> float:
         """Return the batch's own number instead of a moving average."""
         return value
