@@ -37,8 +37,17 @@ class FinetuneConfig(Section):
     """Momentum of SGD."""
     weight_decay: Annotated[float, Field(ge=0)] = 2.5e-5
     """Weight decay of SGD (4.2)."""
+    decay_norms: bool = False
+    """Weight decay of the norms' parameters too (MMDetection); detectron2 has none."""
+    decay_biases: bool = True
+    """Weight decay of the biases of convolutions and linear layers too (detectron2); none in MMDetection's FCOS."""
+    bias_rate_factor: PositiveFloat = 1.0
+    """Those biases' learning rate by the others' (MMDetection's FCOS: 2)."""
     warmup_iterations: Annotated[int, Field(ge=0)] = 1000
     """Steps over which the learning rate rises linearly (4.2)."""
+    warmup: Literal["linear", "constant"] = "linear"
+    """`linear`: the rate rises from `warmup_start_factor` of its base (4.2); `constant`: it stays there (MMDetection's
+    FCOS)."""
     warmup_start_factor: Annotated[float, Field(gt=0, le=1)] = 0.001
     """The warm-up begins at this share of the learning rate (detectron2)."""
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (2 / 3, 8 / 9)

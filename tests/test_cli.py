@@ -63,7 +63,7 @@ def test_recipe_prints_what_reads_back() -> None:
         (["import", "nowhere.pth"], ["nowhere.pth", "no such file"]),
         (["finetune", "--coco", "nowhere"], ["nowhere"]),
         (
-            ["finetune", "--coco", "nowhere", "--recipe", "soco-c4-100ep"],
+            ["finetune", "--coco", "nowhere", "--recipe", "soco-c4-100ep", "--set", "finetune.detector=retinanet"],
             ["finetune.detector", "soco-c4-100ep", "FPN"],
         ),
         (["report", "--benchmark", "nowhere"], ["nowhere", "done.json"]),

@@ -33,6 +33,7 @@ DENSE: dict[str, Any] = {
     "warmup_iterations": 500,
     "train_sizes": (800,),
     "milestones": (2 / 3, 11 / 12),
+    "decay_norms": True,
 }
 """MMDetection's default 1x schedule: 12 epochs of 7,330 steps, drops after 8 and 11, one scale."""
 
@@ -137,7 +138,15 @@ BENCHMARKS = (
         "Table 7b",
         "FCOS R50-FPN, COCO 1× schedule",
         "coco2017",
-        {"detector": "fcos", **DENSE, "warmup_start_factor": 1 / 3, "gradient_clip": 35.0},
+        {
+            "detector": "fcos",
+            **DENSE,
+            "warmup": "constant",
+            "warmup_start_factor": 1 / 3,
+            "gradient_clip": 35.0,
+            "bias_rate_factor": 2.0,
+            "decay_biases": False,
+        },
         BOX_COLUMNS,
         code_base=MMDETECTION,
     ),

@@ -142,7 +142,7 @@ class Finetuning:
             scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), clip)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["rate_factor"]
         scaler.step(self.optimizer)
         scaler.update()
 
@@ -186,18 +186,30 @@ class Finetuning:
 
 
 def build_optimizer(model: nn.Module, settings: FinetuneConfig) -> torch.optim.SGD:
-    """Return SGD with momentum; the norms' parameters get no weight decay, biases do (detectron2's defaults)."""
+    """Return SGD with momentum, and what norms and biases have of their own.
+
+    By default the norms' parameters get no weight decay, and biases are as weights (detectron2). A group's
+    ``rate_factor`` is its learning rate by the schedule's.
+    """
     norms = [
         parameter
         for module in model.modules()
         if isinstance(module, (_BatchNorm, nn.GroupNorm))
         for parameter in module.parameters(recurse=False)
     ]
-    without = {id(parameter) for parameter in norms}
-    decayed = [parameter for parameter in model.parameters() if id(parameter) not in without]
+    known = {id(parameter) for parameter in norms}
+    biases = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if name.rpartition(".")[2] == "bias" and id(parameter) not in known
+    ]
+    known |= {id(parameter) for parameter in biases}
+    weights = [parameter for parameter in model.parameters() if id(parameter) not in known]
+    decay = settings.weight_decay
     groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": norms, "weight_decay": 0.0},
+        {"params": weights, "weight_decay": decay, "rate_factor": 1.0},
+        {"params": biases, "weight_decay": decay * settings.decay_biases, "rate_factor": settings.bias_rate_factor},
+        {"params": norms, "weight_decay": decay * settings.decay_norms, "rate_factor": 1.0},
     ]
     return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
 

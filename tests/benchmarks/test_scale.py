@@ -10,6 +10,7 @@ from soco_core.benchmarks.table import BENCHMARKS, find_benchmark, named_benchma
 from soco_core.config import FinetuneConfig, ModelConfig, Recipe
 from soco_core.datasets.published import NAMED
 from soco_core.errors import InputError
+from soco_core.recipes import load_recipe
 
 DETECTORS = [item.name for item in BENCHMARKS if not item.linear]
 
@@ -130,3 +131,9 @@ def test_names_that_are_none() -> None:
         named_benchmark("coco-fpn-9x")
     with pytest.raises(InputError, match="linear: trains no detector; run it by `soco linear`"):
         choose_benchmark(Recipe(), "linear")
+
+
+def test_the_c4_recipes_finetune_as_the_benchmark_does() -> None:
+    for name in ("soco-c4-100ep", "soco-c4-400ep", "authors-c4-100ep", "authors-c4-400ep"):
+        recipe = load_recipe(name)
+        assert recipe.finetune == choose_benchmark(recipe, "coco-c4-1x").finetune

@@ -12,8 +12,15 @@ FOLDERS = sorted(path.parent for path in (Path(__file__).resolve().parents[2] / 
 
 
 def test_all_stages_have_one() -> None:
-    names = "convert demo_data finetune import_weights linear merge_proposals plan plan_proposals pretrain propose report"
-    assert [folder.name for folder in FOLDERS] == names.split()
+    names = "convert demo_data finetune import_weights linear merge_proposals"
+    assert [folder.name for folder in FOLDERS] == [
+        *names.split(),
+        "plan",
+        "plan_proposals",
+        "pretrain",
+        "propose",
+        "report",
+    ]
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)

@@ -16,8 +16,12 @@ from soco_core.detection.data import (
     resized_size,
     training_batches,
 )
+from soco_core.detection.sampling import image_batches
+from soco_core.engine.distributed import Processes
 from soco_core.errors import InputError
 from soco_core.recipes import parse_recipe
+
+ALONE = Processes("cpu")
 
 
 def recipe(sizes: str = "[60]", batch: int = 2, seed: int = 0, workers: int = 0):
@@ -125,9 +129,9 @@ def test_grayscale_becomes_rgb_and_exif_is_applied(coco_folder):
 
 def test_batches_depend_on_seed_and_step_alone(coco_folder):
     split = open_coco(coco_folder.write()).train
-    whole = list(training_batches(split, recipe("[40, 50, 60]"), 0, 8))
-    rest = list(training_batches(split, recipe("[40, 50, 60]"), 5, 8))
-    other = list(training_batches(split, recipe("[40, 50, 60]", seed=1), 0, 8))
+    whole = list(training_batches(split, recipe("[40, 50, 60]"), 0, 8, ALONE))
+    rest = list(training_batches(split, recipe("[40, 50, 60]"), 5, 8, ALONE))
+    other = list(training_batches(split, recipe("[40, 50, 60]", seed=1), 0, 8, ALONE))
     assert len(whole) == 8
     assert len(rest) == 3
     for (images, targets), (again, same) in zip(whole[5:], rest, strict=True):
@@ -142,8 +146,8 @@ def test_batches_depend_on_seed_and_step_alone(coco_folder):
 
 def test_worker_processes_change_nothing(coco_folder):
     split = open_coco(coco_folder.write()).train
-    alone = list(training_batches(split, recipe("[40, 60]"), 0, 4))
-    helped = list(training_batches(split, recipe("[40, 60]", workers=2), 0, 4))
+    alone = list(training_batches(split, recipe("[40, 60]"), 0, 4, ALONE))
+    helped = list(training_batches(split, recipe("[40, 60]", workers=2), 0, 4, ALONE))
     for (images, targets), (again, same) in zip(alone, helped, strict=True):
         assert all((one == two).all() for one, two in zip(images, again, strict=True))
         assert [target["image_id"] for target in targets] == [target["image_id"] for target in same]
@@ -151,7 +155,7 @@ def test_worker_processes_change_nothing(coco_folder):
 
 def test_landscape_and_portrait_do_not_share_a_batch_and_every_image_comes(coco_folder):
     split = open_coco(coco_folder.write()).train
-    batches = list(islice(module._image_batches(split, [0, 1], 2, 0), 10))
+    batches = list(islice(image_batches(split, [0, 1], 2, 0), 10))
     assert all(len(set(batch)) == 1 for batch in batches)
     assert {batch[0] for batch in batches} == {0, 1}
 
@@ -168,6 +172,6 @@ def test_images_without_anything_to_learn_are_left_out(coco_folder):
 
 def test_every_evaluated_image_comes_once_in_order(coco_folder):
     split = open_coco(coco_folder.write()).val
-    found = list(evaluation_batches(split, recipe()))
+    found = list(evaluation_batches(split, recipe(), range(2)))
     assert [position for _, position in found] == [0, 1]
     assert [tuple(image.shape) for image, _ in found] == [(3, 60, 80), (3, 80, 60)]

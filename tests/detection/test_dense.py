@@ -77,10 +77,10 @@ def test_norms_are_in_backbone_and_pyramid_and_nothing_is_frozen() -> None:
 def test_group_norms_get_no_weight_decay() -> None:
     recipe = parse_recipe(SMALL, ["finetune.detector=fcos"])
     model = build_detector(recipe, CLASSES)
-    decayed, norms = build_optimizer(model, recipe.finetune).param_groups
+    weights, biases, norms = build_optimizer(model, recipe.finetune).param_groups
     assert norms["weight_decay"] == 0
     assert len(norms["params"]) == 2 * (20 + 6 + 8)
-    assert len(decayed["params"]) + len(norms["params"]) == len(list(model.parameters()))
+    assert sum(len(group["params"]) for group in (weights, biases, norms)) == len(list(model.parameters()))
 
 
 def test_the_focal_loss_by_hand() -> None:

@@ -193,5 +193,6 @@ def test_scores_join_class_and_centerness(variant: Variant) -> None:
 
 
 def test_group_norm_divides_narrow_widths() -> None:
-    assert FcosHead(48, CLASSES, "mmdetection").classification_head.conv[1].num_groups == 16
+    assert FcosHead(48, CLASSES, "mmdetection").classification_head.conv[1].num_groups == 8
+    assert FcosHead(64, CLASSES, "mmdetection").regression_head.conv[1].num_groups == 32
     assert FcosHead(256, CLASSES, "mmdetection").classification_head.conv[1].num_groups == 32

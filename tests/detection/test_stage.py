@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from soco_core.artifacts.benchmark import COLUMNS, BenchmarkResult
 from soco_core.artifacts.metrics import read_metrics
@@ -177,12 +178,36 @@ def test_weight_decay_leaves_norms_out(data):
 
     recipe: Recipe = parse_recipe(TINY)
     model = build_detector(recipe, 6)
-    decayed, norms = train_module.build_optimizer(model, recipe.finetune).param_groups
-    assert (decayed["weight_decay"], norms["weight_decay"]) == (2.5e-5, 0.0)
+    weights, biases, norms = train_module.build_optimizer(model, recipe.finetune).param_groups
+    assert (weights["weight_decay"], biases["weight_decay"], norms["weight_decay"]) == (2.5e-5, 2.5e-5, 0.0)
     assert all(parameter.ndim == 1 for parameter in norms["params"])
-    biases = [parameter for parameter in decayed["params"] if parameter.ndim == 1]
-    assert len(biases) == 8  # rpn: 3; box fc, scores and boxes: 3; mask: deconvolution and logits
-    assert len(decayed["params"]) + len(norms["params"]) == len(list(model.parameters()))
+    assert all(parameter.ndim > 1 for parameter in weights["params"])
+    assert len(biases["params"]) == 8  # rpn: 3; box fc, scores and boxes: 3; mask: deconvolution and logits
+    assert sum(len(group["params"]) for group in (weights, biases, norms)) == len(list(model.parameters()))
+
+
+def test_biases_and_norms_as_mmdetection_has_them_for_fcos(data):
+    from soco_core.detection.model import build_detector
+
+    sets = ["finetune.decay_norms=true", "finetune.decay_biases=false", "finetune.bias_rate_factor=2.0"]
+    recipe: Recipe = parse_recipe(TINY, sets)
+    weights, biases, norms = train_module.build_optimizer(build_detector(recipe, 6), recipe.finetune).param_groups
+    assert (weights["weight_decay"], biases["weight_decay"], norms["weight_decay"]) == (2.5e-5, 0.0, 2.5e-5)
+    assert (weights["rate_factor"], biases["rate_factor"], norms["rate_factor"]) == (1.0, 2.0, 1.0)
+
+
+def test_a_rate_factor_reaches_the_step(data, tmp_path):
+    # One step of plain SGD without decay moves a bias twice as far at twice the rate.
+    moved = []
+    for factor in (1.0, 2.0):
+        sets = ["finetune.iterations=1", "finetune.warmup_iterations=0", "finetune.weight_decay=0.0"]
+        sets += [f"finetune.bias_rate_factor={factor}", "finetune.precise_bn_images=0"]
+        result = finetune(parse_recipe(TINY, sets), coco=data, init="scratch", output=str(tmp_path))
+        moved.append(load_file(result.path / "model.safetensors"))
+    bias = "roi_heads.box_predictor.cls_score.bias"  # zero at first
+    torch.testing.assert_close(moved[1][bias], 2 * moved[0][bias])
+    weight = "roi_heads.box_predictor.cls_score.weight"
+    torch.testing.assert_close(moved[1][weight], moved[0][weight])
 
 
 def overfitting_data(tmp_path: Path, recipe: Recipe) -> str:
