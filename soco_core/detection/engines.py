@@ -15,8 +15,8 @@ from soco_core.errors import InputError
 if TYPE_CHECKING:
     from torch import nn
 
+    from soco_core.artifacts.initialisation import Initialisation
     from soco_core.artifacts.weights import Coverage
-    from soco_core.detection.weights import Initialisation
 
 Engine = Literal["torchvision", "detectron2"]
 DETECTRON2 = "detectron2"

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from soco_core.artifacts.initialisation import Initialisation
 from soco_core.artifacts.result import ResultDirectory
 from soco_core.artifacts.weights import Coverage
 from soco_core.config import Recipe
@@ -16,7 +17,6 @@ from soco_core.datasets.subsets import write_ids
 from soco_core.detection.engines import build_engine_detector, load_engine_initialisation
 from soco_core.detection.evaluate import predict
 from soco_core.detection.train import Finetuning, refresh_batch_norms, train
-from soco_core.detection.weights import Initialisation
 from soco_core.engine.distributed import Processes
 from soco_core.engine.setup import seed_everything
 from soco_core.engine.sync_batch_norm import synchronise_batch_norm
@@ -64,7 +64,7 @@ def experiment(
     """
     device = processes.device
     seed_everything(recipe.seed)
-    model = build_engine_detector(recipe, len(data.train.categories))
+    model = processes.together(lambda: build_engine_detector(recipe, len(data.train.categories)))
     coverage = processes.together(lambda: load_engine_initialisation(model, start, recipe))
     if result is not None:
         coverage.write(result.path / COVERAGE)

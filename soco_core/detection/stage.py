@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from soco_core import __version__
 from soco_core.artifacts.benchmark import BenchmarkResult, check_detector
+from soco_core.artifacts.initialisation import Initialisation, find_initialisation
 from soco_core.artifacts.result import ResultDirectory, locate
 from soco_core.artifacts.stage import complete
 from soco_core.config import Recipe
@@ -13,7 +14,7 @@ from soco_core.console import say
 from soco_core.datasets.split import LabelledDataset
 from soco_core.detection.coco import open_finetuning_data
 from soco_core.detection.engines import resolve_engine
-from soco_core.detection.weights import Initialisation, find_initialisation
+from soco_core.detection.weights import EXPORT
 from soco_core.engine.distributed import Processes
 from soco_core.engine.together import run_together
 from soco_core.tracking import Tracker, TrackingContext
@@ -69,7 +70,7 @@ def finetune(
 
     def open_inputs() -> tuple[LabelledDataset, Initialisation]:
         check_detector(recipe)
-        start = find_initialisation(init)
+        start = find_initialisation(init, EXPORT)
         return open_finetuning_data(coco, recipe, data), start
 
     def lead(processes: Processes) -> ResultDirectory:

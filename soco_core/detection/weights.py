@@ -1,26 +1,20 @@
-"""Where a detector starts from: nothing, a weights file, or the converted weights of a pretraining."""
+"""Loading initial weights into a detector of torchvision's names."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from soco_core.artifacts.fingerprint import file_sha256
-from soco_core.artifacts.result import open_result
-from soco_core.artifacts.unpickle import load_foreign
+from soco_core.artifacts.initialisation import Initialisation, read_tensors
 from soco_core.artifacts.weight_names import Detector, to_canonical, to_target
-from soco_core.artifacts.weights import CANONICAL, Coverage, load_canonical
+from soco_core.artifacts.weights import Coverage
 from soco_core.errors import InputError
-from soco_core.storage import is_s3
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-SCRATCH = "scratch"
-IMPORTED = "import"
 EXPORT = "torchvision.pth"
 BODY = "backbone.body."
 ENCODER = "encoder."
@@ -35,52 +29,6 @@ NO_PLACE: dict[tuple[Detector, str], str] = {
 KINDS: dict[Detector, str] = {"fpn": "Mask R-CNN", "c4": "C4", "dense": "RetinaNet or FCOS"}
 DETECTRON2_BODIES = ("backbone.bottom_up.", "backbone.stem.", "stem.")
 """What keys of detectron2's detectors begin with: with an FPN, C4, and its classifiers."""
-
-
-@dataclass(frozen=True)
-class Initialisation:
-    """What a finetuning starts from."""
-
-    method: str
-    """Default row of the table."""
-    description: str
-    """For people."""
-    fingerprint: str
-    """What determines the weights."""
-    path: Path | None
-    """The weights file; None for scratch."""
-
-
-def find_initialisation(init: str) -> Initialisation:
-    """Look up ``scratch``, a weights file, or the directory or URI of a `convert` or `import` result.
-
-    Raises:
-        InputError: there is no such thing.
-    """
-    if init == SCRATCH:
-        return Initialisation("Scratch", SCRATCH, SCRATCH, None)
-    if is_s3(init) or Path(init).is_dir():
-        converted = open_result(init)
-        if converted.stage == IMPORTED:
-            method, file = str(converted.summary["method"]), str(converted.summary["file"])
-            description = f"{file}, imported as {converted.fingerprint}"
-            return Initialisation(method, description, converted.fingerprint, converted.path / CANONICAL)
-        if converted.stage != "convert":
-            raise InputError(
-                f"{converted.uri}: a result of `{converted.stage}`, but one of `convert` or `{IMPORTED}` is needed"
-            )
-        description = f"converted weights {converted.fingerprint}"
-        # Of imported weights that were exported too, the summary names the method.
-        method = str(converted.summary.get("method", "SoCo"))
-        return Initialisation(method, description, converted.fingerprint, converted.path / EXPORT)
-    path = Path(init)
-    if not path.is_file():
-        raise InputError(
-            f"--init {init}: no such file or folder; give `scratch`, a weights file (.pth, .pt, .pkl, .safetensors) or "
-            "the directory of a result of `soco convert` or `soco import`"
-        )
-    digest = file_sha256(path)
-    return Initialisation("Supervised", f"{path.name} (sha256 {digest[:12]})", digest, path)
 
 
 def load_initialisation(model: nn.Module, start: Initialisation) -> Coverage:
@@ -179,28 +127,6 @@ def check_backbone(path: Path, absent: list[str]) -> None:
             f"{path}: has no {missing[0]} ({len(missing)} of the backbone's keys are missing); "
             "give the weights of the recipe's model.backbone"
         )
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a weights file, out of the dictionaries that releases wrap them in.
-
-    Raises:
-        InputError: the file cannot be read, or holds no tensors.
-    """
-    import numpy as np
-    import torch
-
-    if path.suffix == ".safetensors":
-        return load_canonical(path)
-    content: Any = load_foreign(path)
-    for inner in ("state_dict", "model"):
-        if isinstance(content.get(inner), dict):
-            content = content[inner]
-    arrays = {key: torch.tensor(value) for key, value in content.items() if isinstance(value, np.ndarray)}
-    tensors = arrays | {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
-    if not tensors:
-        raise InputError(f"{path}: holds no tensors; a state dict is needed")
-    return tensors
 
 
 def _detector_names(tensors: dict[str, Tensor]) -> dict[str, tuple[str | None, Tensor]]:

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import resnet18
 
 from soco_core.artifacts.benchmark import BenchmarkResult
+from soco_core.artifacts.initialisation import find_initialisation
 from soco_core.artifacts.metrics import read_metrics
 from soco_core.artifacts.result import locate, writing
 from soco_core.artifacts.weight_names import to_canonical, to_target
@@ -28,7 +29,7 @@ from soco_core.detection import fcos as fcos_module
 from soco_core.detection import train as train_module
 from soco_core.detection.engines import build_engine_detector, load_engine_initialisation
 from soco_core.detection.stage import finetune
-from soco_core.detection.weights import find_initialisation
+from soco_core.detection.weights import EXPORT
 from soco_core.engine.sync_batch_norm import CpuSyncBatchNorm, synchronise_batch_norm
 from soco_core.errors import InputError, SocoError
 from soco_core.models.soco import OnlineNetwork
@@ -170,12 +171,16 @@ def test_both_engines_compute_the_same_with_the_same_weights(
                     torch.testing.assert_close(mine[name][kept], other[name], rtol=0, atol=tolerance)
     ours.train()
     theirs.train()
-    with torch.no_grad():
-        found, expected = ours(pictures(), objects()), theirs(pictures(), objects())
+    found, expected = ours(pictures(), objects()), theirs(pictures(), objects())
     assert found.keys() == expected.keys()
     for name, value in found.items():
         assert value > 1e-3
         torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-5)
+    for losses in (found, expected):
+        torch.stack(list(losses.values())).sum().backward()
+    first, second = (next(model.backbone.parameters()).grad for model in (ours, theirs))
+    assert first.abs().max() > 1e-3
+    torch.testing.assert_close(second, first, rtol=1e-3, atol=1e-4 * float(first.abs().max()))
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "resnext50_32x4d", "wide_resnet50_2"])
@@ -204,7 +209,7 @@ def test_names_and_shapes_are_the_converters_both_ways(detector: str, backbone: 
 def loaded(recipe: Recipe, place: str) -> tuple[dict[str, Tensor], Coverage]:
     torch.manual_seed(4)
     model = build_engine_detector(recipe, CLASSES)
-    coverage = load_engine_initialisation(model, find_initialisation(place), recipe)
+    coverage = load_engine_initialisation(model, find_initialisation(place, EXPORT), recipe)
     state = model.state_dict()
     assert {*coverage.loaded.values(), *coverage.newly_initialised} == set(state)
     assert len(coverage.loaded) + len(coverage.newly_initialised) == len(state)

@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from soco_core.artifacts.initialisation import find_initialisation
 from soco_core.detection.engines import (
     build_engine_detector,
     detectron2_available,
     load_engine_initialisation,
     resolve_engine,
 )
-from soco_core.detection.weights import find_initialisation
 from soco_core.errors import InputError
 from soco_core.recipes import parse_recipe
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+from soco_core.artifacts.initialisation import find_initialisation
 from soco_core.artifacts.weights import Coverage, save_canonical
 from soco_core.config import Recipe
 from soco_core.convert.export import Export, export, split_pretrained
 from soco_core.detection.model import build_detector
-from soco_core.detection.weights import find_initialisation, load_initialisation
+from soco_core.detection.weights import load_initialisation
 from soco_core.models.soco import OnlineNetwork
 from soco_core.recipes import parse_recipe
 

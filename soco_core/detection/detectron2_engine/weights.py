@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from soco_core.artifacts.initialisation import Initialisation, read_tensors
 from soco_core.artifacts.weight_names import Detector, to_canonical
 from soco_core.artifacts.weights import Coverage
 from soco_core.config import Recipe
@@ -19,11 +20,9 @@ from soco_core.detection.weights import (
     EXPORT,
     KINDS,
     NO_PLACE,
-    Initialisation,
     check_backbone,
     check_tensor,
     kind_of,
-    read_tensors,
 )
 from soco_core.errors import InputError
 
