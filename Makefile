@@ -24,6 +24,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  { echo "error: python3-venv is missing; run: sudo apt install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[pipelines,dev]'
+	# The reference of the LVIS tests; what it requires would put a second OpenCV over the first.
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps lvis==0.5.3
 	@touch $@
 
 demo: $(INSTALLED)  ## Run the whole pipeline on rendered scenes: proposals to report, about 4 minutes
@@ -44,11 +46,12 @@ check: $(INSTALLED)  ## Static checks: format, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(INSTALLED)  ## Measure: proposals, the demo with three seeds, and the parts of a pretraining step
+bench: $(INSTALLED)  ## Measure: proposals, the demo with three seeds, a pretraining step, the evaluator
 	$(BIN)/python benchmarks/proposals.py
 	$(BIN)/python benchmarks/proposals_reading.py
 	$(BIN)/python benchmarks/demo_seeds.py
 	$(BIN)/python benchmarks/pretrain_step.py
+	$(BIN)/python benchmarks/evaluation.py
 
 clean:  ## Remove the environment and the caches; results in runs/ stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache *.egg-info

@@ -45,6 +45,11 @@ def resolve_engine(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"finetune": recipe.finetune.model_copy(update={"engine": engine})})
 
 
+def engine_export(recipe: Recipe) -> str:
+    """Return the file of a `convert` result that the recipe's engine starts from."""
+    return f"{resolve_engine(recipe).finetune.engine}.pth"
+
+
 def build_engine_detector(recipe: Recipe, num_classes: int) -> nn.Module:
     """Build the detector of the recipe's engine (:func:`soco_core.detection.model.build_detector`).
 

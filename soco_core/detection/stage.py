@@ -13,8 +13,7 @@ from soco_core.config import Recipe
 from soco_core.console import say
 from soco_core.datasets.split import LabelledDataset
 from soco_core.detection.coco import open_finetuning_data
-from soco_core.detection.engines import resolve_engine
-from soco_core.detection.weights import EXPORT
+from soco_core.detection.engines import engine_export, resolve_engine
 from soco_core.engine.distributed import Processes
 from soco_core.engine.together import run_together
 from soco_core.tracking import Tracker, TrackingContext
@@ -70,7 +69,7 @@ def finetune(
 
     def open_inputs() -> tuple[LabelledDataset, Initialisation]:
         check_detector(recipe)
-        start = find_initialisation(init, EXPORT)
+        start = find_initialisation(init, engine_export(recipe))
         return open_finetuning_data(coco, recipe, data), start
 
     def lead(processes: Processes) -> ResultDirectory:

@@ -13,6 +13,7 @@ from soco_core.artifacts.initialisation import find_initialisation
 from soco_core.detection.engines import (
     build_engine_detector,
     detectron2_available,
+    engine_export,
     load_engine_initialisation,
     resolve_engine,
 )
@@ -59,6 +60,7 @@ def test_the_engine_is_the_one_asked_for_or_detectron2_where_it_is(installed, as
     changed = resolved.finetune.model_copy(update={"engine": asked})
     assert resolved.model_copy(update={"finetune": changed}) == recipe
     assert resolve_engine(resolved) == resolved
+    assert engine_export(recipe) == f"{engine}.pth"
 
 
 def test_detectron2_asked_for_and_missing_is_one_line_with_the_remedy(installed):

@@ -17,7 +17,6 @@ from soco_core.detection.weights import (
     CLASSIFIER,
     DETECTRON2_BODIES,
     ENCODER,
-    EXPORT,
     KINDS,
     NO_PLACE,
     check_backbone,
@@ -26,8 +25,6 @@ from soco_core.detection.weights import (
 )
 from soco_core.errors import InputError
 
-DETECTRON2_EXPORT = "detectron2.pth"
-"""What `convert` writes for detectron2, beside what it writes for torchvision."""
 DETECTORS = ("backbone.", "roi_heads.", "proposal_generator.", "head.")
 HEADS = ("backbone.fpn.extra_blocks.", "rpn.head.", "roi_heads.", "head.")
 """What keys of torchvision's detectors begin with that have no name of soco's."""
@@ -37,7 +34,7 @@ def load_detectron2(model: nn.Module, start: Initialisation, recipe: Recipe) -> 
     """Load the weights into one of detectron2's detectors and return what was loaded, left out and newly initialised.
 
     It takes what :func:`soco_core.detection.weights.load_initialisation` takes, in all of its names, and a detector
-    that this engine trained. Of a `convert` result it reads ``detectron2.pth``.
+    that this engine trained.
 
     Raises:
         InputError: the file cannot be read; a backbone key is missing; a key is unknown or of another shape.
@@ -47,7 +44,7 @@ def load_detectron2(model: nn.Module, start: Initialisation, recipe: Recipe) -> 
     own = {_from_detectron2(key, _convolutions(state), (kind,)): key for key in state}
     coverage = Coverage(f"detectron2 {KINDS[kind]}")
     if start.path is not None:
-        path = start.path.with_name(DETECTRON2_EXPORT) if start.path.name == EXPORT else start.path
+        path = start.path
         tensors: dict[str, Tensor] = {}
         for key, (name, value) in _canonical_names(path, read_tensors(path)).items():
             if name is None:
