@@ -13,6 +13,7 @@ from soco_core.artifacts.benchmark import COLUMNS, BenchmarkResult
 from soco_core.artifacts.metrics import MetricsWriter
 from soco_core.artifacts.result import ResultDirectory, locate, writing
 from soco_core.config import Recipe
+from soco_core.detection.engines import resolve_engine
 from soco_core.recipes import load_recipe
 
 
@@ -40,13 +41,15 @@ class Results:
         init: str = "",
     ) -> str:
         recipe = recipe or Recipe()
+        if recipe.finetune.engine == "auto":
+            recipe = resolve_engine(recipe)
         inputs = {"coco": coco, "init": init or method, "method": method}
         result = locate(str(self.folder), "finetune", 1, recipe, ("seed", "model", "finetune"), inputs)
         with writing(result, recipe):
             BenchmarkResult(
                 benchmark=recipe.finetune.benchmark,
                 method=method,
-                metrics=dict(zip(COLUMNS, numbers, strict=True)),
+                metrics=dict(zip(COLUMNS, numbers, strict=False)),
                 train_images=train_images,
                 val_images=val_images,
                 iterations=recipe.finetune.iterations,

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from soco_core.artifacts.result import open_result
+from soco_core.benchmarks.choose import choose_benchmark
+from soco_core.benchmarks.table import BENCHMARKS, Benchmark
 from soco_core.config import Recipe
 from soco_core.errors import InputError
 from soco_core.report.runs import Run, read_runs
@@ -170,3 +172,20 @@ def test_the_papers_setting_on_other_images_is_still_not_the_papers_benchmark(
 )
 def test_numbers_are_written_as_in_the_paper(value: float | None, signed: bool, text: str) -> None:
     assert shown(value, signed=signed) == text
+
+
+@pytest.mark.parametrize("benchmark", [item for item in BENCHMARKS if not item.linear], ids=lambda item: item.name)
+@pytest.mark.parametrize("engine", ["torchvision", "detectron2"])
+def test_a_whole_benchmark_is_comparable_and_a_shortened_one_is_not(
+    results: Results, numbers: Numbers, benchmark: Benchmark, engine: str
+) -> None:
+    whole = choose_benchmark(Recipe(), benchmark.name)
+    whole = whole.model_copy(update={"finetune": whole.finetune.model_copy(update={"engine": engine})})
+    found = numbers["Scratch"][: len(benchmark.columns)]
+    sizes = {"train_images": benchmark.train_images, "val_images": benchmark.val_images}
+    [table] = build_tables(read(results.finetune("Scratch", found, whole, **sizes)))
+    assert table.comparable, table.runs[0].differences
+    assert table.columns == benchmark.columns
+    other = whole.model_copy(update={"seed": 1})
+    [table] = build_tables(read(results.finetune("Scratch", found, other, **{**sizes, "val_images": 9})))
+    assert not table.comparable

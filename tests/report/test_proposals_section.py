@@ -9,6 +9,7 @@ import pytest
 
 from soco_core.artifacts.result import open_result
 from soco_core.config import ImagesConfig, ProposalsConfig, Recipe
+from soco_core.detection.engines import resolve_engine
 from soco_core.errors import InputError
 from soco_core.recipes import parse_recipe
 from soco_core.report.proposals import proposal_facts
@@ -152,7 +153,7 @@ def test_the_recipe_names_the_images_that_were_taken_and_the_file_that_was_impor
         output=str(results.folder / "again"),
     )
     recipe = parse_recipe((result.path / "recipe.yaml").read_text())
-    assert recipe == given.model_copy(update={"name": "made"})
+    assert recipe == resolve_engine(given.model_copy(update={"name": "made"}))
 
 
 def test_proposals_of_another_contract_are_refused(results: Results, numbers: Numbers) -> None:

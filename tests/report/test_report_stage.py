@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from soco_core.config import Recipe
+from soco_core.detection.engines import resolve_engine
 from soco_core.errors import InputError
 from soco_core.recipes import parse_recipe
 from soco_core.report.stage import report
@@ -117,7 +118,7 @@ def test_results_json_and_summary_hold_the_numbers(full: Path, numbers: Numbers)
 def test_the_recipe_of_the_report_is_that_of_the_runs(full: Path) -> None:
     text = (full / "recipe.yaml").read_text()
     recipe = parse_recipe(text)
-    assert recipe == Recipe(name="soco-fpn-100ep")
+    assert recipe == resolve_engine(Recipe(name="soco-fpn-100ep"))
     assert {"proposals", "views", "model", "pretrain", "finetune"} <= yaml.safe_load(text).keys()
 
 
