@@ -1,23 +1,17 @@
-"""Detections in COCO's result format, and the paper's columns from them."""
+"""A detector's detections in COCO's result format."""
 
 from __future__ import annotations
 
-import copy
-import math
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from soco_core.artifacts.benchmark import COLUMNS
 from soco_core.config import Recipe
 from soco_core.datasets.split import LabelledSplit
 from soco_core.detection.data import evaluation_batches
 from soco_core.detection.masks import encode_rle, paste_mask
 from soco_core.engine.progress import Progress
-
-STATISTICS = ("AP", "AP50", "AP75", "APsmall", "APmedium", "APlarge", "AR1", "AR10", "AR100")
 
 
 @torch.no_grad()
@@ -73,38 +67,3 @@ def _results(
             result["segmentation"] = encode_rle(paste_mask(masks[index][0], box, height, width))
         results.append(result)
     return results
-
-
-def evaluate(annotation_file: str, predictions: list[dict[str, Any]]) -> tuple[dict[str, float | None], dict[str, Any]]:
-    """Evaluate detections by COCO's rules (faster-coco-eval).
-
-    Args:
-        annotation_file: COCO instances, the truth.
-        predictions: COCO results, with boxes and masks.
-
-    Returns:
-        The paper's columns in percent, and all of COCO's statistics for boxes and for masks. None stands
-        where the truth has nothing to evaluate; without any detection the numbers are 0.
-    """
-    boxes = _statistics(annotation_file, predictions, "bbox")
-    # Without its box a detection's area is its mask's, by which COCO sorts masks into small, medium and large.
-    bare = [{key: value for key, value in item.items() if key != "bbox"} for item in predictions]
-    masks = _statistics(annotation_file, bare, "segm")
-    columns = [table[name] for table in (boxes, masks) for name in ("AP", "AP50", "AP75")]
-    return dict(zip(COLUMNS, columns, strict=True)), {"boxes": boxes, "masks": masks}
-
-
-def _statistics(annotation_file: str, predictions: list[dict[str, Any]], kind: str) -> dict[str, float | None]:
-    from faster_coco_eval import COCO, COCOeval_faster
-
-    truth = COCO(annotation_file)
-    evaluation = COCOeval_faster(truth, truth.loadRes(copy.deepcopy(predictions)), kind)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    values = np.asarray(evaluation.stats, dtype=float)[: len(STATISTICS)]
-    # The evaluator marks what has no truth to find by -1.
-    return {
-        name: None if value < 0 or math.isnan(value) else 100 * float(value)
-        for name, value in zip(STATISTICS, values, strict=True)
-    }

@@ -132,6 +132,7 @@ def draw_bars(table: Table, report: Path) -> list[Figure]:
     axes.tick_params(axis="x", length=0)
     axes.set_ylabel("percent")
     axes.margins(y=0.12)
+    axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=9, ncols=4, loc="lower left", bbox_to_anchor=(0, 1))
     return _save(
         canvas,

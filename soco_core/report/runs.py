@@ -31,7 +31,7 @@ LIKE_THE_PAPER = {
 parameters belong to, `byte` what the authors' copy of that does; the engines of detection compute the same."""
 WITH_BOXES = 0.98
 """Least share of a published training set that has boxes: 99.1 % of COCO's, 99.2 % of LVIS's images have."""
-COMPARED_SECTIONS = ("proposals", "views", "model", "pretrain", "finetune")
+COMPARED_SECTIONS = ("proposals", "views", "model", "pretrain", "finetune", "linear")
 
 
 @dataclass(frozen=True)
@@ -127,12 +127,13 @@ def _differences(
     if benchmark is not None:
         yield from _data_differences(result, benchmark)
     settings = FinetuneConfig(**benchmark.settings) if benchmark else FinetuneConfig()
-    for what, ours, paper in (
-        ("iterations", result.iterations, settings.iterations),
-        ("batch size", result.batch_size, settings.batch_size),
-    ):
-        if ours != paper:
-            yield Difference(what, f"{ours:,}", f"{paper:,}")
+    if benchmark is None or not benchmark.linear:
+        for what, ours, paper in (
+            ("iterations", result.iterations, settings.iterations),
+            ("batch size", result.batch_size, settings.batch_size),
+        ):
+            if ours != paper:
+                yield Difference(what, f"{ours:,}", f"{paper:,}")
     yield from _recipe_differences(directory, finetune=settings)
     if is_soco(result):
         yield from _pretraining_differences(pretrained, proposals)

@@ -64,6 +64,24 @@ class Results:
             result.finish({})
         return result.uri
 
+    def linear(self, recipe: Recipe, train_images: int) -> str:
+        inputs = {"images": str(train_images), "init": "scratch", "method": "Scratch"}
+        result = locate(str(self.folder), "linear", 1, recipe, ("seed", "linear"), inputs)
+        with writing(result, recipe):
+            BenchmarkResult(
+                benchmark="linear",
+                method="Scratch",
+                metrics={"top1": 50.0, "top5": 75.0, "knn": 40.0},
+                train_images=train_images,
+                val_images=50_000,
+                iterations=500_400,
+                batch_size=256,
+                seed=0,
+                initialisation="scratch",
+            ).write(result.path / "metrics.json")
+            result.finish({})
+        return result.uri
+
     def proposals(
         self, recipe: Recipe | None = None, contract: int = 2, given: Recipe | None = None
     ) -> ResultDirectory:

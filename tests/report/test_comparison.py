@@ -10,6 +10,7 @@ from soco_core.benchmarks.choose import choose_benchmark
 from soco_core.benchmarks.table import BENCHMARKS, Benchmark
 from soco_core.config import Recipe
 from soco_core.errors import InputError
+from soco_core.linear_config import LinearConfig
 from soco_core.report.runs import Run, read_runs
 from soco_core.report.tables import build_tables, shown
 
@@ -189,3 +190,13 @@ def test_a_whole_benchmark_is_comparable_and_a_shortened_one_is_not(
     other = whole.model_copy(update={"seed": 1})
     [table] = build_tables(read(results.finetune("Scratch", found, other, **{**sizes, "val_images": 9})))
     assert not table.comparable
+
+
+def test_a_linear_evaluation_is_compared_by_its_own_section(results: Results) -> None:
+    found = [results.linear(Recipe(), 1_281_167), results.linear(Recipe(linear=LinearConfig(epochs=2)), 1_281_167)]
+    found.append(results.linear(Recipe(), 800))
+    differences = [whats(run) for uri in found for run in read(uri)]
+    assert differences == [set(), {"linear.epochs"}, {"training images"}]
+    [table] = build_tables(read(found[0]))
+    assert table.columns == ("top1", "top5", "knn")
+    assert table.headline.startswith("Top-1 accuracy: Scratch 50.0")
