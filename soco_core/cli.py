@@ -16,7 +16,7 @@ from soco_core.engine.loading import killed_loader
 from soco_core.engine.processes import leave, stop_on_sigterm
 from soco_core.engine.setup import share_cores
 from soco_core.errors import InterruptedStageError, SocoError, one_line
-from soco_core.recipes import describe_recipes, load_recipe, override
+from soco_core.recipes import describe_recipes, load_recipe
 from soco_core.tracking import TrackingContext
 
 app = typer.Typer(
@@ -223,13 +223,14 @@ def finetune(
     debug: DebugOption = False,
 ) -> None:
     """Finetune and evaluate a detector (paper 4.2 to 4.5)."""
-    from soco_core.benchmarks.choose import choose_benchmark
+    from soco_core.benchmarks.choose import load_benchmark
     from soco_core.detection.stage import finetune
 
-    chosen = _recipe(recipe, overrides)
     if benchmark:
-        chosen = override(choose_benchmark(chosen, benchmark, scale, batch_size), "finetune", overrides or ())
-    elif scale or batch_size is not None:
+        chosen = load_benchmark(recipe, overrides or (), benchmark, scale, batch_size)
+    else:
+        chosen = _recipe(recipe, overrides)
+    if not benchmark and (scale or batch_size is not None):
         raise SocoError("--scale and --batch-size change one of the paper's benchmarks; name it by --benchmark")
     if not (benchmark or coco or data):
         raise SocoError("nothing to finetune on; give --benchmark NAME (`soco benchmarks` lists them) or --coco DIR")

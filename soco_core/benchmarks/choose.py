@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from soco_core.benchmarks.scale import narrow, parse_scale, shorten, with_batch
 from soco_core.benchmarks.table import named_benchmark
 from soco_core.config import FinetuneConfig, Recipe
 from soco_core.console import say
 from soco_core.errors import InputError
+from soco_core.recipes import load_recipe, override
+
+SECTION = "finetune"
+
+
+def load_benchmark(
+    recipe: str, overrides: Sequence[str], name: str, scale: str = "", batch_size: int | None = None
+) -> Recipe:
+    """Read a recipe, give it a benchmark's settings, and then apply ``section.field=value`` overrides.
+
+    The overrides have the last word: over the benchmark, the scale and the linear rule.
+
+    Args:
+        recipe: a named recipe or a YAML file.
+        overrides: of any section.
+        name, scale, batch_size: see :func:`choose_benchmark`.
+
+    Raises:
+        RecipeError: see :func:`soco_core.recipes.load_recipe`.
+        InputError: see :func:`choose_benchmark`.
+    """
+    # Only the benchmark's section, which takes the place of the recipe's own, must suit them.
+    later = [text for text in overrides if text.strip().startswith(f"{SECTION}.")]
+    loaded = load_recipe(recipe, [text for text in overrides if text not in later])
+    chosen = choose_benchmark(loaded, name, scale, batch_size)
+    return override(override(chosen, SECTION, later), "model", overrides)
 
 
 def choose_benchmark(recipe: Recipe, name: str, scale: str = "", batch_size: int | None = None) -> Recipe:

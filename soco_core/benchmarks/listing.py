@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from soco_core.benchmarks.paper import paper_rows
+from soco_core.benchmarks.paper import PaperRow, paper_rows
 from soco_core.benchmarks.table import BENCHMARKS, Benchmark
 from soco_core.config import FinetuneConfig
 
@@ -17,7 +17,7 @@ def listing() -> str:
 
 def _lines(item: Benchmark) -> str:
     rows = paper_rows(item.name)
-    best = [row for row in rows if row.method.startswith("SoCo")][-1]
+    best = max((row for row in rows if row.method.startswith("SoCo")), key=_headline)
     base = next((row for row in rows if row.method.startswith(BASELINE)), None)
     lines = [f"{item.title} ({item.table}; data set {item.data})", _schedule(item)]
     for row in (base, best):
@@ -26,6 +26,10 @@ def _lines(item: Benchmark) -> str:
             lines.append(f"paper: {row.method}, {row.epochs} epochs: {numbers}")
     name = f"{item.name:{WIDTH}}"
     return "\n".join(f"{name if number == 0 else '':{WIDTH}} {line}" for number, line in enumerate(lines))
+
+
+def _headline(row: PaperRow) -> float:
+    return next(iter(row.metrics.values())) or 0.0
 
 
 def _schedule(item: Benchmark) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -77,7 +77,7 @@ class EvaluationImages(Dataset[tuple[Tensor, int]]):
 
 def training_batches(
     split: LabelledSplit, recipe: Recipe, first_step: int, steps: int, processes: Processes
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Yield this process's part of the batches of the steps `first_step` .. `steps` - 1.
 
     Images without a usable annotation are left out, as detectron2 does.

@@ -78,7 +78,7 @@ def experiment(
     train(task, tracker)
     refresh_batch_norms(model, data.train, recipe, processes)
     own = range(processes.rank, len(data.val.images), processes.count)
-    found = processes.gather(predict(model, data.val, recipe, device, own))
+    found = processes.gather(processes.together(lambda: predict(model, data.val, recipe, device, own)))
     predictions = sorted((item for part in found for item in part), key=lambda item: item["image_id"])
     return Experiment(model, predictions, coverage, task.precision.name)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -29,6 +28,14 @@ class FcosOutputs(NamedTuple):
     """Logits, [images, points]."""
 
 
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Return the norm of the branches: 32 groups from 64 channels on.
+
+    Narrow networks have two channels a group at least: a map of one cell has nothing else to norm.
+    """
+    return nn.GroupNorm(math.gcd(NORM_GROUPS, max(1, channels // 2)), channels)
+
+
 class FcosHead(nn.Module):
     """Two branches of four convolutions with group norm, and three predictors, shared by all levels.
 
@@ -40,10 +47,8 @@ class FcosHead(nn.Module):
 
     def __init__(self, channels: int, num_classes: int, variant: Variant) -> None:
         super().__init__()
-        # Narrow networks work too, with two channels a group at least: a map of one cell has nothing else to norm.
-        norm = partial(nn.GroupNorm, math.gcd(NORM_GROUPS, max(1, channels // 2)))
-        self.classification_head = FCOSClassificationHead(channels, 1, num_classes, norm_layer=norm)
-        self.regression_head = FCOSRegressionHead(channels, 1, norm_layer=norm)
+        self.classification_head = FCOSClassificationHead(channels, 1, num_classes, norm_layer=group_norm)
+        self.regression_head = FCOSRegressionHead(channels, 1, norm_layer=group_norm)
         self.scales = nn.Parameter(torch.ones(len(DENSE_STRIDES))) if variant == "mmdetection" else None
 
     def forward(self, features: list[Tensor]) -> FcosOutputs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from typing import Any, NoReturn
 
 import torch
@@ -29,6 +30,7 @@ from soco_core.tracking import Tracker
 
 PRECISE_BN_STREAM = 1 << 20
 """Added to the seed: PreciseBN sees other augmentations than the last training steps."""
+PRECISION = "runtime.finetune_precision"
 SHORTEN = "a GPU, or a lower finetune.batch_size with a learning rate to match (docs/detection.md), makes it shorter"
 
 
@@ -43,7 +45,7 @@ def train(task: Finetuning, tracker: Tracker | None) -> None:
         InputError: an image cannot be read; the state before that step is saved.
         InterruptedStageError: asked to stop; the state is saved.
     """
-    same_precision(task.precision.name, task.processes)
+    same_precision(task.precision.name, task.processes, PRECISION)
     TrainingLoop(task, task.recipe.runtime, task.processes, task.result, tracker, shorten=SHORTEN).run()
 
 
@@ -80,7 +82,8 @@ class Finetuning:
                 f"finetune.batch_size: {self.images_per_step} images cannot be divided evenly among {processes.count} "
                 "processes, and each counts alike in the gradient; start another number of them, or change it"
             )
-        self.precision = Precision(choose_precision(recipe.runtime.finetune_precision, self.device), self.device)
+        wanted = choose_precision(recipe.runtime.finetune_precision, self.device, PRECISION)
+        self.precision = Precision(wanted, self.device)
         self.optimizer = build_optimizer(model, recipe.finetune)
         self.rates = learning_rates(recipe.finetune)
         model.train()
@@ -162,11 +165,12 @@ class Finetuning:
         """Return the paper's columns of the detector as it is, with the running statistics of its batch norms."""
         val = self.data.val
         own = range(self.processes.rank, len(val.images), self.processes.count)
-        found = self.processes.gather(predict(self.model, val, self.recipe, self.device, own))
+        part = self.processes.together(lambda: predict(self.model, val, self.recipe, self.device, own))
+        found = self.processes.gather(part)
         self.model.train()
         if not self.processes.first:
             return {}
-        columns = evaluate(val, [item for part in found for item in part], self.recipe.finetune.has_masks).columns
+        columns = evaluate(val, [item for items in found for item in items], self.recipe.finetune.has_masks).columns
         return {name: value for name, value in columns.items() if value is not None}
 
     def _stop_diverged(self, step: int, batch: Batch, values: dict[str, float]) -> NoReturn:
@@ -222,9 +226,12 @@ def refresh_batch_norms(model: nn.Module, split: LabelledSplit, recipe: Recipe, 
     apart = recipe.model_copy(update={"seed": recipe.seed + PRECISE_BN_STREAM})
 
     def inputs() -> Iterator[Batch]:
-        for step, batch in enumerate(training_batches(split, apart, 0, steps, processes)):
-            _seed_step(apart.seed, step, processes.rank)
-            yield to_device(batch, processes.device)
+        with closing(training_batches(split, apart, 0, steps, processes)) as batches:
+            for step in range(steps):
+                # What one process cannot read ends all here: in the forward pass they would wait for it.
+                batch = processes.together(lambda: next(batches))
+                _seed_step(apart.seed, step, processes.rank)
+                yield to_device(batch, processes.device)
 
     estimate_batch_norms(model, inputs(), processes)
 

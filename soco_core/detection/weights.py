@@ -15,7 +15,6 @@ from soco_core.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-EXPORT = "torchvision.pth"
 BODY = "backbone.body."
 ENCODER = "encoder."
 CLASSIFIER = "the classifier of the supervised pretraining; a detector has its own"

@@ -17,26 +17,29 @@ NATIVE_BF16 = (8, 0)
 """Compute capability from which a GPU computes in bf16 itself; a V100 has 7.0."""
 
 
-def choose_precision(wanted: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device) -> Name:
+def choose_precision(
+    wanted: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device, field: str = "runtime.precision"
+) -> Name:
     """Return the precision of the networks.
 
     Args:
-        wanted: `runtime.precision` of the recipe. `auto`: bf16 on a GPU that has it natively, fp16 on an older
+        wanted: that field of the recipe. `auto`: bf16 on a GPU that has it natively, fp16 on an older
             one, fp32 on a CPU.
         device: where the networks are.
+        field: of the recipe, for what is said.
 
     Raises:
         SocoError: the device cannot do what is asked for.
     """
     if device.type != "cuda":
         if wanted == "fp16":
-            raise SocoError("runtime.precision: fp16 needs a GPU; on a CPU set fp32 or bf16")
+            raise SocoError(f"{field}: fp16 needs a GPU; on a CPU set fp32 or bf16")
         return "fp32" if wanted == "auto" else wanted
     capability = torch.cuda.get_device_capability(device)
     native = capability >= NATIVE_BF16
     if wanted == "bf16" and not native:
         raise SocoError(
-            f"runtime.precision: bf16 needs a GPU of compute capability {NATIVE_BF16[0]}.{NATIVE_BF16[1]}, and "
+            f"{field}: bf16 needs a GPU of compute capability {NATIVE_BF16[0]}.{NATIVE_BF16[1]}, and "
             f"{torch.cuda.get_device_name(device)} has {capability[0]}.{capability[1]}; set auto or fp16"
         )
     if wanted == "auto":
@@ -44,14 +47,14 @@ def choose_precision(wanted: Literal["auto", "fp32", "bf16", "fp16"], device: to
     return wanted
 
 
-def same_precision(name: Name, processes: Processes) -> None:
+def same_precision(name: Name, processes: Processes, field: str = "runtime.precision") -> None:
     """Refuse, in all processes, to train with GPUs that `auto` gives different precisions.
 
     Raises:
         SocoError: this process's precision, or another one's, is not the first one's.
     """
     first = processes.share(name)
-    differs = SocoError(f"runtime.precision: auto is {first} on one GPU and {name} on another; set fp16")
+    differs = SocoError(f"{field}: auto is {first} on one GPU and {name} on another; set fp16")
     processes.agree(differs if first != name else None)
 
 

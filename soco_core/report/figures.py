@@ -97,12 +97,13 @@ def draw_finetuning(table: Table, report: Path) -> list[Figure]:
         _curve(axes, entries, "loss", colours[method], smoothed=True, label=label)
     axes.set(xlabel="iteration", ylabel="training loss")
     axes.legend(frameon=False, fontsize=9)
+    linear = table.paper is not None and table.paper.linear
+    loss = "the classifier" if linear else "the detector, all terms together"
     return _save(
         canvas,
         report,
         f"{slug(table.benchmark)}-loss",
-        f"{table.benchmark}: training loss of the detector, all terms together (faint: each iteration; bold: moving "
-        "average).",
+        f"{table.benchmark}: training loss of {loss} (faint: each iteration; bold: moving average).",
     )
 
 

@@ -81,9 +81,7 @@ def _reproduction(page: Page) -> list[str]:
     ]
     for recipe in page.recipes:
         parts.append(f"`{recipe.file}`, seeds {', '.join(map(str, recipe.seeds))}:")
-        parts.append(
-            f"```\npython pipelines/full_benchmark.py --local --recipe {recipe.file} --images DIR --coco DIR\n```"
-        )
+        parts.append(f"```\n{recipe.command}\n```")
     parts.append(
         _table(
             ["stage", "fingerprint", "soco"],

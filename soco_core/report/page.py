@@ -18,6 +18,10 @@ from soco_core.report.tables import Table, build_tables
 
 PACKAGES = ("torch", "torchvision", "opencv-contrib-python-headless", "faster-coco-eval", "numpy", "pillow")
 BAD_IMAGES_SHOWN = 20
+COMMANDS = {
+    "finetune": "python pipelines/full_benchmark.py --local --recipe {} --images DIR --coco DIR",
+    "linear": "soco linear --recipe {} --images DIR --init WEIGHTS",
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class RecipeFile:
     file: str
     seeds: tuple[int, ...]
     text: str
+    command: str
+    """What computes them again."""
 
 
 @dataclass
@@ -184,7 +190,7 @@ def _recipes(
     """
     import yaml
 
-    seeds: dict[str, set[int]] = {}
+    seeds: dict[tuple[str, str], set[int]] = {}
     for run in runs:
         recipe: dict[str, Any] = {"name": name}
         for result in (proposals, pretrained, run.directory):
@@ -193,15 +199,17 @@ def _recipes(
         if proposals is not None:
             given = yaml.safe_load((proposals.path / RECIPE).read_text(encoding="utf-8"))
             recipe |= {"images": given["images"], "proposals": given["proposals"]}
+        stage = run.directory.stage
+        if stage == "linear":
+            inputs = run.directory.determined_by["inputs"]
+            recipe["model"] = recipe.get("model", {}) | {"backbone": inputs["backbone"]}
+            recipe["images"] = recipe.get("images", {}) | {"max_pixels": inputs["max_pixels"]}
         recipe.pop("seed", None)
-        seeds.setdefault(yaml.safe_dump(recipe, sort_keys=False), set()).add(run.result.seed)
+        seeds.setdefault((stage, yaml.safe_dump(recipe, sort_keys=False)), set()).add(run.result.seed)
+    files = ["recipe.yaml"] if len(seeds) == 1 else [f"recipe-{number}.yaml" for number in range(1, len(seeds) + 1)]
     return [
-        RecipeFile(
-            "recipe.yaml" if len(seeds) == 1 else f"recipe-{number}.yaml",
-            tuple(sorted(used)),
-            f"seed: {min(used)}\n{text}",
-        )
-        for number, (text, used) in enumerate(seeds.items(), 1)
+        RecipeFile(file, tuple(sorted(used)), f"seed: {min(used)}\n{text}", COMMANDS[stage].format(file))
+        for file, ((stage, text), used) in zip(files, seeds.items(), strict=True)
     ]
 
 

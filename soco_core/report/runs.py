@@ -13,6 +13,7 @@ from soco_core.benchmarks.paper import PRETRAINING_EPOCHS, PRETRAINING_IMAGES
 from soco_core.benchmarks.table import Benchmark, find_benchmark
 from soco_core.config import FinetuneConfig, Recipe
 from soco_core.errors import InputError
+from soco_core.recipes import load_recipe
 
 METRICS = "metrics.json"
 METHOD_ORDER = ("Scratch", "Supervised")
@@ -20,8 +21,10 @@ ANSWERED_ELSEWHERE = {
     "finetune": {"benchmark", "iterations", "batch_size"},
     "pretrain": {"epochs"},
     "proposals": {"boxes_file"},
+    "linear": {"knn_neighbours", "knn_temperature"},
 }
-"""Fields that are compared as a number of the run, with more than one value of the paper's, or by another field."""
+"""Fields that are compared as a number of the run, with more than one value of the paper's, or by another field; and
+those of the k-NN accuracy, of which the paper has none."""
 LIKE_THE_PAPER = {
     ("finetune", "engine"): ("detectron2", "torchvision"),
     ("proposals", "engine"): ("exact", "opencv"),
@@ -31,6 +34,10 @@ LIKE_THE_PAPER = {
 parameters belong to, `byte` what the authors' copy of that does; the engines of detection compute the same."""
 WITH_BOXES = 0.98
 """Least share of a published training set that has boxes: 99.1 % of COCO's, 99.2 % of LVIS's images have."""
+SOCO_FPN, SOCO_C4 = ("soco-fpn-400ep", "soco-star-400ep"), ("soco-c4-400ep",)
+SOCO = (*SOCO_FPN, *SOCO_C4)
+"""The paper's pretrainings, as recipes: SoCo and SoCo* for detectors with FPN, SoCo-R50-C4 for those on C4."""
+PAPER_BACKBONE = Recipe().model.backbone
 COMPARED_SECTIONS = ("proposals", "views", "model", "pretrain", "finetune", "linear")
 
 
@@ -97,7 +104,7 @@ def read_runs(
                 f"{directory.uri}: {result.method} with seed {result.seed} on {result.benchmark}, as is "
                 f"{known.directory.uri}; give one of them only, or name their rows apart when finetuning"
             )
-        differences = tuple(_differences(result, directory, pretrained, proposals))
+        differences = tuple(dict.fromkeys(_differences(result, directory, pretrained, proposals)))
         runs[row] = Run(result, directory, differences)
     return sorted(runs.values(), key=_order)
 
@@ -134,9 +141,14 @@ def _differences(
         ):
             if ours != paper:
                 yield Difference(what, f"{ours:,}", f"{paper:,}")
-    yield from _recipe_differences(directory, finetune=settings)
+    yield from _recipe_differences(directory, SOCO, settings)
+    if benchmark is not None and benchmark.linear:
+        backbone = directory.determined_by["inputs"]["backbone"]
+        if backbone != PAPER_BACKBONE:
+            yield Difference("model.backbone", backbone, PAPER_BACKBONE)
     if is_soco(result):
-        yield from _pretraining_differences(pretrained, proposals)
+        kinds = SOCO if benchmark is None or benchmark.linear else SOCO_FPN if settings.has_pyramid else SOCO_C4
+        yield from _pretraining_differences(pretrained, proposals, kinds)
 
 
 def _data_differences(result: BenchmarkResult, benchmark: Benchmark) -> Iterator[Difference]:
@@ -149,7 +161,7 @@ def _data_differences(result: BenchmarkResult, benchmark: Benchmark) -> Iterator
 
 
 def _pretraining_differences(
-    pretrained: ResultDirectory | None, proposals: ResultDirectory | None
+    pretrained: ResultDirectory | None, proposals: ResultDirectory | None, kinds: tuple[str, ...]
 ) -> Iterator[Difference]:
     if pretrained is None:
         yield Difference("pretraining", "not given to this report", "100 or 400 epochs of ImageNet")
@@ -160,20 +172,24 @@ def _pretraining_differences(
     epochs = pretrained.determined_by["recipe"]["pretrain"]["epochs"]
     if epochs not in PRETRAINING_EPOCHS:
         yield Difference("pretraining epochs", str(epochs), " or ".join(map(str, PRETRAINING_EPOCHS)))
-    # The model is the finetuned one's too, and was compared there.
-    yield from _recipe_differences(pretrained, without="model")
+    yield from _recipe_differences(pretrained, kinds)
     if proposals is not None:
-        yield from _recipe_differences(proposals)
+        yield from _recipe_differences(proposals, kinds)
 
 
 def _recipe_differences(
-    directory: ResultDirectory, without: str = "", finetune: FinetuneConfig | None = None
-) -> Iterator[Difference]:
-    """Compare what determined a result with the paper's values: the recipe's defaults, and a benchmark's settings."""
+    directory: ResultDirectory, kinds: tuple[str, ...], finetune: FinetuneConfig | None = None
+) -> list[Difference]:
+    """Compare what determined a result with the nearest of the paper's recipes, and with a benchmark's settings."""
     recipe = directory.determined_by["recipe"]
-    paper = Recipe(finetune=finetune or FinetuneConfig()).part(*COMPARED_SECTIONS)
+    changed = {"finetune": finetune or FinetuneConfig()}
+    papers = (load_recipe(kind).model_copy(update=changed).part(*COMPARED_SECTIONS) for kind in kinds)
+    return min((list(_section_differences(recipe, paper)) for paper in papers), key=len)
+
+
+def _section_differences(recipe: dict[str, Any], paper: dict[str, Any]) -> Iterator[Difference]:
     for section in COMPARED_SECTIONS:
-        if section == without or section not in recipe:
+        if section not in recipe:
             continue
         for field, value in paper[section].items():
             accepted = LIKE_THE_PAPER.get((section, field), (value,))

@@ -76,7 +76,8 @@ class Table:
         """What the columns are."""
         if self.columns[0] in ACCURACIES:
             return "Accuracy in percent."
-        text = "Average precision in percent, of boxes (bb) and masks (mk): over IoU .50 to .95, at .50, at .75"
+        of = "boxes (bb) and masks (mk)" if any(name.startswith("APmk") for name in self.columns) else "boxes (bb)"
+        text = f"Average precision in percent, of {of}: over IoU .50 to .95, at .50, at .75"
         if any(name.endswith("r") for name in self.columns):
             text += "; of rare (r), common (c) and frequent (f) categories"
         return f"{text}."

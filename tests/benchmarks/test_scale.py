@@ -4,12 +4,13 @@ from fractions import Fraction
 
 import pytest
 
-from soco_core.benchmarks.choose import choose_benchmark
+from soco_core.benchmarks.choose import choose_benchmark, load_benchmark
+from soco_core.benchmarks.listing import listing
 from soco_core.benchmarks.scale import CPU, Scale, parse_scale, shorten, with_batch
 from soco_core.benchmarks.table import BENCHMARKS, find_benchmark, named_benchmark
 from soco_core.config import FinetuneConfig, ModelConfig, Recipe
 from soco_core.datasets.published import NAMED
-from soco_core.errors import InputError
+from soco_core.errors import InputError, RecipeError
 from soco_core.recipes import load_recipe
 
 DETECTORS = [item.name for item in BENCHMARKS if not item.linear]
@@ -137,3 +138,22 @@ def test_the_c4_recipes_finetune_as_the_benchmark_does() -> None:
     for name in ("soco-c4-100ep", "soco-c4-400ep", "authors-c4-100ep", "authors-c4-400ep"):
         recipe = load_recipe(name)
         assert recipe.finetune == choose_benchmark(recipe, "coco-c4-1x").finetune
+
+
+def test_overrides_have_the_last_word() -> None:
+    # The demo's own section has too few iterations for this warm-up, and is not what it is for.
+    sets = ["finetune.warmup_iterations=500", "model.fpn_channels=40", "seed=3"]
+    recipe = load_benchmark("demo", sets, "coco-fpn-1x", "width=1/4", 8)
+    assert (recipe.finetune.iterations, recipe.finetune.warmup_iterations) == (180_000, 500)
+    assert recipe.finetune.benchmark == "coco-fpn-1x"
+    assert (recipe.model.fpn_channels, recipe.model.head_fc_size) == (40, load_recipe("demo").model.head_fc_size // 4)
+    assert recipe.seed == 3
+    with pytest.raises(RecipeError, match="warmup_iterations"):
+        load_benchmark("demo", ["finetune.warmup_iterations=90000"], "coco-fpn-1x")
+    with pytest.raises(RecipeError, match=r"finetune\.iteration: unknown key"):
+        load_benchmark("demo", ["finetune.iteration=9"], "coco-fpn-1x")
+
+
+def test_the_listing_shows_the_best_row() -> None:
+    *_, last = listing().splitlines()
+    assert last.strip() == "paper: SoCo (C4), 400 epochs: top1 62.6, top5 84.6"

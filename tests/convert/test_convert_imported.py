@@ -17,7 +17,6 @@ from soco_core.artifacts.weights import load_canonical
 from soco_core.config import ModelConfig, Recipe
 from soco_core.convert.import_stage import import_foreign
 from soco_core.convert.stage import convert
-from soco_core.detection.weights import EXPORT
 from soco_core.errors import InputError
 from soco_core.models.soco import ObjectEncoder
 
@@ -177,7 +176,7 @@ def run_card(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> dict[s
 
 
 def test_a_detector_starts_from_it_as_the_imported_method(converted: Convert) -> None:
-    start = find_initialisation(converted(FPN)[0].uri, EXPORT)
+    start = find_initialisation(converted(FPN)[0].uri, "torchvision.pth")
     assert start.method == "MoCo v2"
     assert start.path is not None
     assert start.path.name == "torchvision.pth"

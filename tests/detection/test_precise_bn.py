@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from soco_core.detection.precise_bn import estimate_batch_norms
+from soco_core.engine.distributed import Processes
 
 
 def test_statistics_are_those_of_all_inputs_together():
@@ -12,7 +13,7 @@ def test_statistics_are_those_of_all_inputs_together():
     batches = [torch.randn(size, 3, 5, 6) * 2 + 1 for size in (4, 2, 7)]
     before = {key: value.clone() for key, value in model.named_parameters()}
     model.eval()
-    estimate_batch_norms(model, [(batch,) for batch in batches])
+    estimate_batch_norms(model, [(batch,) for batch in batches], Processes("cpu"))
     every = torch.cat(batches)
     first = model[0]
     torch.testing.assert_close(first.running_mean, every.mean((0, 2, 3)))
@@ -30,6 +31,6 @@ def test_statistics_are_those_of_all_inputs_together():
 
 def test_a_layer_that_saw_nothing_keeps_its_statistics():
     model = nn.Sequential(nn.BatchNorm2d(2))
-    estimate_batch_norms(model, [])
+    estimate_batch_norms(model, [], Processes("cpu"))
     assert model[0].running_mean.tolist() == [0, 0]
     assert model[0].running_var.tolist() == [1, 1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -84,3 +85,17 @@ def test_a_batch_that_cannot_be_divided_is_one_line(recipe: str, data: str, tmp_
     lines = [line for line in done.stderr.splitlines() if "finetune.batch_size" in line]
     assert len(lines) == 1
     assert "3 images cannot be divided evenly among 2 processes" in lines[0]
+
+
+def test_an_image_that_the_second_process_cannot_evaluate_is_one_line(recipe: str, data: str, tmp_path: Path) -> None:
+    copied = tmp_path / "data"
+    shutil.copytree(data, copied)
+    # Of two images to evaluate the second process has the second.
+    second = json.loads((copied / "annotations/instances_val.json").read_text())["images"][1]["file_name"]
+    image = copied / "images" / second
+    image.write_bytes(image.read_bytes()[:2000])
+    done = run(2, recipe, str(copied), tmp_path / "runs")
+    assert done.returncode != 0
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("error:"))
+    assert line.startswith(f"error: {image}: cannot be read")
+    assert not list((tmp_path / "runs").rglob("done.json"))

@@ -13,7 +13,7 @@ from soco_core.artifacts.initialisation import find_initialisation
 from soco_core.artifacts.result import locate, writing
 from soco_core.convert.export import Export, export, split_pretrained
 from soco_core.detection.model import build_detector
-from soco_core.detection.weights import EXPORT, load_initialisation
+from soco_core.detection.weights import load_initialisation
 from soco_core.errors import InputError
 from soco_core.models.soco import OnlineNetwork
 from soco_core.recipes import parse_recipe
@@ -81,7 +81,7 @@ def test_converted_weights_fill_backbone_pyramid_and_box_head(tmp_path, model):
     with writing(result, SMALL):
         torch.save(pretrained, result.path / "torchvision.pth")
         result.finish({})
-    start = find_initialisation(result.uri, EXPORT)
+    start = find_initialisation(result.uri, "torchvision.pth")
     assert (start.method, start.fingerprint) == ("SoCo", result.fingerprint)
     coverage = load_initialisation(model, start)
     state = model.state_dict()

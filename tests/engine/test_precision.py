@@ -37,6 +37,8 @@ def test_what_a_device_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         choose_precision("bf16", GPU)
     with pytest.raises(SocoError, match="fp16 needs a GPU"):
         choose_precision("fp16", CPU)
+    with pytest.raises(SocoError, match=r"^runtime\.finetune_precision: fp16 needs a GPU"):
+        choose_precision("fp16", CPU, "runtime.finetune_precision")
 
 
 def test_a_cpu_computes_in_fp32_unless_asked_for_bf16() -> None:

@@ -15,7 +15,7 @@ from soco_core.config import Recipe
 from soco_core.convert.import_stage import import_foreign
 from soco_core.convert.stage import convert
 from soco_core.detection.model import build_detector
-from soco_core.detection.weights import EXPORT, load_initialisation
+from soco_core.detection.weights import load_initialisation
 from soco_core.errors import InputError
 from soco_core.models.regions import assign_levels, pool_regions
 from soco_core.models.soco import OnlineNetwork
@@ -50,7 +50,7 @@ def test_pyramid_and_box_head_are_equal_in_the_detector(backbone: str, tmp_path:
     network, uri = pretrained(recipe, tmp_path)
     converted = convert(recipe, pretrained=uri, output=str(tmp_path))
     detector = build_detector(recipe, num_classes=5).eval()
-    coverage = load_initialisation(detector, find_initialisation(converted.uri, EXPORT))
+    coverage = load_initialisation(detector, find_initialisation(converted.uri, "torchvision.pth"))
 
     images = torch.randn(2, 3, 160, 224, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -106,7 +106,7 @@ def test_the_authors_weights_bring_pyramid_and_box_head(tmp_path: Path) -> None:
     }
     torch.save({"model": theirs | {"module.projector.linear1.weight": torch.zeros(4, 4)}}, tmp_path / "soco.pth")
     imported = import_foreign(recipe, weights=str(tmp_path / "soco.pth"), name="SoCo*", output=str(tmp_path))
-    start = find_initialisation(imported.uri, EXPORT)
+    start = find_initialisation(imported.uri, "torchvision.pth")
     assert start.method == "SoCo*"
     detector = build_detector(recipe, num_classes=5)
     coverage = load_initialisation(detector, start)

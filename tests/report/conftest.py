@@ -65,7 +65,13 @@ class Results:
         return result.uri
 
     def linear(self, recipe: Recipe, train_images: int) -> str:
-        inputs = {"images": str(train_images), "init": "scratch", "method": "Scratch"}
+        inputs = {
+            "images": str(train_images),
+            "init": "scratch",
+            "method": "Scratch",
+            "backbone": recipe.model.backbone,
+            "max_pixels": recipe.images.max_pixels,
+        }
         result = locate(str(self.folder), "linear", 1, recipe, ("seed", "linear"), inputs)
         with writing(result, recipe):
             BenchmarkResult(

@@ -7,10 +7,11 @@ import pytest
 
 from soco_core.artifacts.result import open_result
 from soco_core.benchmarks.choose import choose_benchmark
-from soco_core.benchmarks.table import BENCHMARKS, Benchmark
-from soco_core.config import Recipe
+from soco_core.benchmarks.table import BENCHMARKS, Benchmark, named_benchmark
+from soco_core.config import ModelConfig, Recipe
 from soco_core.errors import InputError
 from soco_core.linear_config import LinearConfig
+from soco_core.recipes import load_recipe
 from soco_core.report.runs import Run, read_runs
 from soco_core.report.tables import build_tables, shown
 
@@ -200,3 +201,36 @@ def test_a_linear_evaluation_is_compared_by_its_own_section(results: Results) ->
     [table] = build_tables(read(found[0]))
     assert table.columns == ("top1", "top5", "knn")
     assert table.headline.startswith("Top-1 accuracy: Scratch 50.0")
+
+
+@pytest.mark.parametrize(
+    ("kind", "benchmark", "what"),
+    [
+        ("soco-c4-400ep", "coco-c4-1x", set()),
+        ("soco-c4-100ep", "voc-c4", set()),
+        ("soco-star-400ep", "coco-fpn-4x", set()),
+        ("soco-fpn-400ep", "retinanet-1x", set()),
+        # The paper's C4 rows rest on SoCo-R50-C4.
+        ("soco-fpn-400ep", "coco-c4-2x", {"views.third_view", "model.architecture", "model.roi_size"}),
+    ],
+)
+def test_each_of_the_papers_pretrainings_is_the_papers_setting(
+    results: Results, kind: str, benchmark: str, what: set[str]
+) -> None:
+    item = named_benchmark(benchmark)
+    recipe = choose_benchmark(load_recipe(kind), benchmark)
+    proposals = results.proposals()
+    pretrained = open_result(results.pretrain(proposals, recipe))
+    sizes = {"train_images": item.train_images, "val_images": item.val_images}
+    [run] = read(
+        results.finetune("SoCo", (1.0,) * len(item.columns), recipe, **sizes),
+        pretrained=pretrained,
+        proposals=proposals,
+    )
+    assert whats(run) == what
+
+
+def test_another_backbone_of_a_linear_evaluation_is_named(results: Results) -> None:
+    small = Recipe(model=ModelConfig(backbone="resnet18"), linear=LinearConfig(knn_neighbours=5))
+    [run] = read(results.linear(small, 1_281_167))
+    assert whats(run) == {"model.backbone"}

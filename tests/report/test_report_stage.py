@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from soco_core.config import Recipe
+from soco_core.benchmarks.choose import choose_benchmark
+from soco_core.config import ModelConfig, Recipe
 from soco_core.detection.engines import resolve_engine
 from soco_core.errors import InputError
+from soco_core.linear_config import LinearConfig
 from soco_core.recipes import parse_recipe
 from soco_core.report.stage import report
 
@@ -120,6 +122,25 @@ def test_the_recipe_of_the_report_is_that_of_the_runs(full: Path) -> None:
     recipe = parse_recipe(text)
     assert recipe == resolve_engine(Recipe(name="soco-fpn-100ep"))
     assert {"proposals", "views", "model", "pretrain", "finetune"} <= yaml.safe_load(text).keys()
+
+
+def test_a_linear_evaluation_is_reproduced_by_its_own_command(results: Results) -> None:
+    ran = Recipe(model=ModelConfig(backbone="resnet18"), linear=LinearConfig(epochs=2))
+    page = report(Recipe(), benchmarks=[results.linear(ran, 800)], output=str(results.folder)).path
+    recipe = parse_recipe((page / "recipe.yaml").read_text())
+    assert (recipe.linear, recipe.model.backbone) == (ran.linear, "resnet18")
+    for file in ("report.md", "report.html"):
+        text = (page / file).read_text()
+        assert "soco linear --recipe recipe.yaml --images DIR --init WEIGHTS" in text
+        assert "full_benchmark" not in text
+
+
+def test_boxes_alone_are_said_to_be(results: Results, numbers: Numbers) -> None:
+    recipe = choose_benchmark(Recipe(), "voc-c4")
+    uri = results.finetune("Scratch", numbers["Scratch"][:3], recipe, train_images=9, val_images=9)
+    text = (report(Recipe(), benchmarks=[uri], output=str(results.folder)).path / "report.md").read_text()
+    assert "of boxes (bb): over IoU" in text
+    assert "(mk)" not in text
 
 
 def test_a_short_demo_is_marked_and_stands_alone(results: Results, demo: Recipe, numbers: Numbers) -> None:

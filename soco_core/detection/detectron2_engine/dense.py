@@ -8,8 +8,6 @@ a moving average of their number, a state that no checkpoint has. FCOS follows `
 
 from __future__ import annotations
 
-import math
-from functools import partial
 from typing import Any
 
 import torch
@@ -27,7 +25,7 @@ from soco_core.config import FinetuneConfig, Recipe
 from soco_core.detection.dense import CANDIDATES, DENSE_STRIDES, NMS_THRESHOLD, focal_loss
 from soco_core.detection.detectron2_engine.adapter import Detectron2Detector
 from soco_core.detection.fcos import LEAST_IOU, iou_loss
-from soco_core.detection.fcos_head import NORM_GROUPS, assign_points, box_sides, centerness_of
+from soco_core.detection.fcos_head import assign_points, box_sides, centerness_of, group_norm
 
 LEVELS = ["p3", "p4", "p5", "p6", "p7"]
 
@@ -72,8 +70,7 @@ def build_fcos(recipe: Recipe, cfg: Any, num_classes: int) -> DenseFcos:
             input_shape=[ShapeSpec(channels=channels)] * len(LEVELS),
             num_classes=num_classes,
             conv_dims=[channels] * 4,
-            # A divisor of the channels, so that narrow networks work.
-            norm=partial(nn.GroupNorm, math.gcd(NORM_GROUPS, channels)),
+            norm=group_norm,
         ),
         head_in_features=LEVELS,
         box2box_transform=Box2BoxTransformLinear(normalize_by_size=made.in_strides),
