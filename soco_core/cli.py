@@ -263,10 +263,16 @@ def benchmarks() -> None:
 def linear(
     images: Annotated[
         str, typer.Option(help="Folder, s3:// URI or pack with train/CLASS/ and val/CLASS/, or `imagenet`.")
-    ],
+    ] = "imagenet",
+    data: Annotated[
+        str | None, typer.Option(help="Where `imagenet` lies: its folder, or one that holds imagenet/.")
+    ] = None,
     init: Annotated[
         str, typer.Option(help="`scratch`, a file of weights, or a result of `soco convert` or `soco import`.")
     ] = "scratch",
+    scale: Annotated[
+        str, typer.Option(metavar="cpu|NAME=FACTOR,...", help="Shorten it: iterations, batch, size.")
+    ] = "",
     method: Annotated[str | None, typer.Option(help="Row of the table; by default told from --init.")] = None,
     recipe: RecipeOption = DEFAULT_RECIPE,
     overrides: SetOption = None,
@@ -274,10 +280,11 @@ def linear(
     debug: DebugOption = False,
 ) -> None:
     """Evaluate a backbone by a linear classifier and by nearest neighbours (paper B)."""
+    from soco_core.benchmarks.choose import load_linear
     from soco_core.linear.stage import linear
 
-    chosen = _recipe(recipe, overrides)
-    print(linear(chosen, images=images, init=init, method=method, output=output, tracking=_tracking()).uri)
+    chosen = load_linear(recipe, overrides or (), scale)
+    print(linear(chosen, images=images, data=data, init=init, method=method, output=output, tracking=_tracking()).uri)
 
 
 @app.command()

@@ -16,6 +16,8 @@ class LinearConfig(Section):
     learning_rates: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (30.0,)
     """Initial learning rate (B: 30), for batches of `batch_size`; not scaled. Several train a classifier each on the
     same forward passes: all are reported, and the best top-1 counts."""
+    scale: str = ""
+    """How `--scale` shortened the evaluation, for people; empty: it did not."""
     epochs: PositiveInt = 100
     """Passes over the training images (B)."""
     batch_size: PositiveInt = 256

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from soco_core.benchmarks.scale import narrow, parse_scale, shorten, with_batch
+from soco_core.benchmarks.scale import Scale, narrow, parse_scale, shorten, shorten_linear, with_batch
 from soco_core.benchmarks.table import named_benchmark
 from soco_core.config import FinetuneConfig, Recipe
 from soco_core.console import say
@@ -63,6 +63,23 @@ def choose_benchmark(recipe: Recipe, name: str, scale: str = "", batch_size: int
             f"{settings.iterations:,}, warm-up {before.warmup_iterations:,} -> {settings.warmup_iterations:,}"
         )
     settings = shorten(settings, parsed)
-    if not parsed.whole:
-        say(f"{name}: shortened ({parsed}); its numbers are not comparable with the paper's")
+    _say_shortened(name, parsed)
     return recipe.model_copy(update={"finetune": settings, "model": narrow(recipe.model, parsed)})
+
+
+def load_linear(recipe: str, overrides: Sequence[str], scale: str = "") -> Recipe:
+    """Read a recipe, shorten its linear evaluation, and then apply ``section.field=value`` overrides once more.
+
+    Raises:
+        RecipeError: see :func:`soco_core.recipes.load_recipe`.
+        InputError: an impossible scale.
+    """
+    loaded = load_recipe(recipe, overrides)
+    parsed = parse_scale(scale)
+    _say_shortened("linear", parsed)
+    return override(loaded.model_copy(update={"linear": shorten_linear(loaded.linear, parsed)}), "linear", overrides)
+
+
+def _say_shortened(name: str, scale: Scale) -> None:
+    if not scale.whole:
+        say(f"{name}: shortened ({scale}); its numbers are not comparable with the paper's")

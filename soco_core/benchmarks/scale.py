@@ -11,6 +11,7 @@ from fractions import Fraction
 
 from soco_core.config import FinetuneConfig, ModelConfig
 from soco_core.errors import InputError
+from soco_core.linear_config import LinearConfig
 
 CPU = "cpu"
 LEAST_SIDE = 32
@@ -112,6 +113,23 @@ def shorten(settings: FinetuneConfig, scale: Scale) -> FinetuneConfig:
         "scale": str(scale),
     }
     return FinetuneConfig.model_validate(values)
+
+
+def shorten_linear(settings: LinearConfig, scale: Scale) -> LinearConfig:
+    """Return a linear evaluation made smaller: fewer epochs, a smaller batch (and rate), smaller images."""
+    if scale.whole:
+        return settings
+    batch = _times(settings.batch_size, scale.batch)
+    rates = tuple(rate * batch / settings.batch_size for rate in settings.learning_rates)
+    values = settings.model_dump() | {
+        "epochs": _times(settings.epochs, scale.iterations),
+        "batch_size": batch,
+        "learning_rates": rates,
+        "image_size": _times(settings.image_size, scale.size, LEAST_SIDE),
+        "resize": _times(settings.resize, scale.size, LEAST_SIDE),
+        "scale": str(scale),
+    }
+    return LinearConfig.model_validate(values)
 
 
 def narrow(model: ModelConfig, scale: Scale) -> ModelConfig:

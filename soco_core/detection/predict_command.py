@@ -21,7 +21,7 @@ IMAGES = "images.json"
 DRAWINGS = "drawings"
 
 
-def predict_images(weights: str, images: list[str], *, output: str, score: float = 0.5, device: str = "auto") -> Path:
+def predict_images(weights: str, images: list[str], *, output: str, score: float = 0.5) -> Path:
     """Find objects in images and draw them.
 
     Writes ``predictions.json`` (COCO results: every detection above the recipe's `finetune.score_threshold`),
@@ -30,9 +30,8 @@ def predict_images(weights: str, images: list[str], *, output: str, score: float
     Args:
         weights: a result of `soco finetune`, its directory, its URI, or its ``model.safetensors``.
         images: image files and folders of them, of any depth.
-        output: folder to write to; files of an earlier call are replaced.
+        output: folder to write to; files of the same names are replaced.
         score: only detections of this score or more are drawn.
-        device: ``auto``, ``cpu`` or ``cuda``.
 
     Returns:
         The file of the predictions.
@@ -54,7 +53,7 @@ def predict_images(weights: str, images: list[str], *, output: str, score: float
     result, recipe = _open(weights)
     categories = json.loads((result.path / CATEGORIES).read_text(encoding="utf-8"))
     split = _split(images, categories, recipe.images.max_pixels)
-    chosen = choose_device(device)  # type: ignore[arg-type]
+    chosen = choose_device("auto")
     model = build_engine_detector(recipe, len(categories))
     model.load_state_dict(load_file(result.path / WEIGHTS))
     with torch.inference_mode():

@@ -30,17 +30,18 @@ class LabelledImages:
     """Names the images by their paths, which say their class, and their sizes in bytes."""
 
 
-def open_labelled_images(images: str, config: DatasetsConfig) -> LabelledImages:
+def open_labelled_images(images: str, config: DatasetsConfig, data: str | None = None) -> LabelledImages:
     """Open ``train/CLASS/*`` and ``val/CLASS/*`` below a root.
 
     Args:
         images: a folder, an S3 URI or a pack; or the name ``imagenet``.
         config: the recipe's section, which says where a named data set lies.
+        data: says so before the recipe.
 
     Raises:
         InputError: there is no such place, a split or a class is missing, or the data set has no labels.
     """
-    root = images if is_place(images) else _place_of(images, config)
+    root = images if is_place(images) else _place_of(images, config, data)
     root = root.rstrip("/") if storage.is_s3(root) else str(Path(root).resolve())
     content = read_pack_file(root)
     findings = Findings()
@@ -56,13 +57,13 @@ def open_labelled_images(images: str, config: DatasetsConfig) -> LabelledImages:
     return LabelledImages(root, train, val, named_by)
 
 
-def _place_of(name: str, config: DatasetsConfig) -> str:
+def _place_of(name: str, config: DatasetsConfig, data: str | None) -> str:
     item = named(name)
     if item.kind != "labels":
         raise InputError(
             f"{name}: its images have no classes; give `imagenet`, or a folder of train/CLASS and val/CLASS"
         )
-    return locate(item.root, config)
+    return locate(item.root, config, data)
 
 
 def _read_packed(root: str, content: dict[str, Any], split: str) -> FolderLabels:

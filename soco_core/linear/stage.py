@@ -29,9 +29,10 @@ WEIGHTS = "linear.safetensors"
 def linear(
     recipe: Recipe,
     *,
-    images: str,
     init: str,
     output: str,
+    images: str = "imagenet",
+    data: str | None = None,
     tracking: TrackingContext | None = None,
     method: str | None = None,
 ) -> ResultDirectory:
@@ -43,10 +44,11 @@ def linear(
 
     Args:
         recipe: the resolved recipe; `seed`, `linear`, `model.backbone` and `images.max_pixels` determine the result.
-        images: where ``train/CLASS/*`` and ``val/CLASS/*`` lie, or ``imagenet``
-            (:func:`soco_core.linear.data.open_labelled_images`).
         init: ``scratch``, a weights file, or the directory or URI of a `convert` or `import` result.
         output: root of all results, a local directory or an S3 URI.
+        images: where ``train/CLASS/*`` and ``val/CLASS/*`` lie, or ``imagenet``
+            (:func:`soco_core.linear.data.open_labelled_images`).
+        data: where ``imagenet`` lies, before the recipe.
         tracking: where to track, or None.
         method: row of the table; by default ``Scratch``, ``Supervised``, ``SoCo`` or the method that was imported, by
             `init`.
@@ -62,7 +64,7 @@ def linear(
 
     def open_inputs() -> tuple[LabelledImages, Initialisation]:
         origin = find_initialisation(init)
-        return open_labelled_images(images, recipe.datasets), origin
+        return open_labelled_images(images, recipe.datasets, data), origin
 
     def lead(processes: Processes) -> ResultDirectory:
         data, origin = open_inputs()
@@ -150,6 +152,7 @@ def _write(
         batch_size=found.training.images_per_step,
         seed=recipe.seed,
         initialisation=origin.description,
+        shortened=recipe.linear.scale,
         details={
             "classes": len(data.train.classes),
             "learning_rates": reached,

@@ -4,13 +4,14 @@ from fractions import Fraction
 
 import pytest
 
-from soco_core.benchmarks.choose import choose_benchmark, load_benchmark
+from soco_core.benchmarks.choose import choose_benchmark, load_benchmark, load_linear
 from soco_core.benchmarks.listing import listing
 from soco_core.benchmarks.scale import CPU, Scale, parse_scale, shorten, with_batch
 from soco_core.benchmarks.table import BENCHMARKS, find_benchmark, named_benchmark
 from soco_core.config import FinetuneConfig, ModelConfig, Recipe
 from soco_core.datasets.published import NAMED
 from soco_core.errors import InputError, RecipeError
+from soco_core.linear_config import LinearConfig
 from soco_core.recipes import load_recipe
 
 DETECTORS = [item.name for item in BENCHMARKS if not item.linear]
@@ -157,3 +158,14 @@ def test_overrides_have_the_last_word() -> None:
 def test_the_listing_shows_the_best_row() -> None:
     *_, last = listing().splitlines()
     assert last.strip() == "paper: SoCo (C4), 400 epochs: top1 62.6, top5 84.6"
+
+
+def test_a_shortened_linear_evaluation() -> None:
+    short = load_linear("demo", ["linear.knn_neighbours=3"], "iterations=1/50,batch=1/8,size=2/7").linear
+    assert (short.epochs, short.batch_size, short.learning_rates) == (2, 32, (3.75,))
+    assert (short.image_size, short.resize, short.knn_neighbours) == (64, 73, 3)
+    assert short.scale == "iterations=1/50,batch=1/8,size=2/7,width=1"
+    assert load_linear("demo", []).linear == LinearConfig()
+    # What is given by --set has the last word.
+    assert load_linear("demo", ["linear.epochs=7"], "iterations=1/50").linear.epochs == 7
+    assert load_linear("demo", [], CPU).linear.image_size == 32

@@ -65,9 +65,9 @@ def test_the_report_has_a_table_for_each_and_never_calls_them_equal(shared_data:
         for folder in classes:
             (tmp_path / "imagenet" / split).mkdir(parents=True, exist_ok=True)
             (tmp_path / "imagenet" / split / folder.name).symlink_to(folder)
-    sets = ["--set", "linear.epochs=2", "--set", "linear.image_size=64", "--set", "linear.resize=72"]
+    sets = ["--scale", "iterations=1/50,size=2/7"]
     images = str(tmp_path / "imagenet")
-    runs.append(soco("linear", "--recipe", "demo", "--images", images, *sets, "--output", str(tmp_path)))
+    runs.append(soco("linear", "--recipe", "demo", "--data", images, *sets, "--output", str(tmp_path)))
     arguments = [part for run in runs for part in ("--benchmark", str(run))]
     report = soco("report", "--recipe", "demo", *arguments, "--output", str(tmp_path))
     results = json.loads((report / "results.json").read_text())
