@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from soco_core import storage
 from soco_core.artifacts.fingerprint import fingerprint
-from soco_core.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Set
@@ -64,15 +62,9 @@ class LabelledSplit:
         files = [[image["file_name"], size] for image, size in zip(self.images, self.sizes, strict=True)]
         return fingerprint({"annotations": self.digest, "images": files})
 
-    def image_path(self, image: dict[str, Any]) -> Path:
-        """Return the file of an image.
-
-        Raises:
-            InputError: the images lie on S3; detectors read theirs from a disk.
-        """
-        if storage.is_s3(self.folder):
-            raise InputError(f"{self.folder}: a detector reads its images from a disk; copy them to a folder")
-        return Path(self.folder, image["file_name"])
+    def image_uri(self, image: dict[str, Any]) -> str:
+        """Return where the file of an image lies: a path or an S3 URI."""
+        return storage.join(self.folder, image["file_name"])
 
     def part(self, ids: Set[int], subset: str) -> LabelledSplit:
         """Return the part with the images of these ids; `subset` says how they were chosen."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from soco_core.artifacts.result import open_result
+from soco_core.artifacts.result import DONE, open_result
 from soco_core.benchmarks.table import find_benchmark
 from soco_core.config import Recipe
 from soco_core.datasets.open_set import images_of_lvis, kind_of, open_dataset, open_named
 from soco_core.datasets.published import NAMED
 from soco_core.datasets.split import LabelledDataset
 from soco_core.errors import InputError
-from soco_core.storage import is_s3
+from soco_core.storage import exists, is_s3, join
 
 
 def open_coco(place: str) -> LabelledDataset:
@@ -33,8 +33,8 @@ def open_finetuning_data(coco: str, recipe: Recipe, data: str | None = None) -> 
     """Open the data set that a detector is finetuned and evaluated on.
 
     Args:
-        coco: a folder in COCO's, VOC's or LVIS's layout, the S3 URI of a `demo_data` result, or a name such as
-            ``mini-coco-5``; a folder of that name is taken first. Empty: what the recipe's benchmark is of.
+        coco: a folder or S3 URI in COCO's, VOC's or LVIS's layout, the S3 URI of a `demo_data` result, or a name such
+            as ``mini-coco-5``; a folder of that name is taken first. Empty: what the recipe's benchmark is of.
         recipe: its sections `finetune` and `datasets` are used.
         data: where data sets lie by their names (``--data``), before the recipe's `datasets`.
 
@@ -43,21 +43,24 @@ def open_finetuning_data(coco: str, recipe: Recipe, data: str | None = None) -> 
             and `coco` is empty; the detector needs masks, and the data set has none.
     """
     name = coco or _data_of(recipe)
-    if is_s3(name):
+    if is_s3(name) and exists(join(name, DONE)):
         return open_coco(name)
-    kind = kind_of(name) if Path(name).is_dir() else next((item.kind for item in NAMED if item.name == name), None)
+    place = is_s3(name) or Path(name).is_dir()
+    kind = kind_of(name) if place else next((item.kind for item in NAMED if item.name == name), None)
     if kind == "voc" and recipe.finetune.has_masks:
         raise InputError(
             f"{name}: Pascal VOC has no masks to train {recipe.finetune.detector} on; choose a detector of boxes, such "
             "as --benchmark voc-c4 or --set finetune.detector=faster-rcnn-c4"
         )
-    if not Path(name).is_dir():
+    if not place:
         return open_named(name, recipe.datasets, data)
     match kind:
         case "lvis":
             return open_dataset(name, "lvis", images_of_lvis(name, recipe.datasets, data))
         case "voc":
             return open_dataset(name, "voc")
+        case "coco" if is_s3(name):
+            return open_dataset(name, "coco")
         case _:
             return open_coco(name)
 

@@ -23,6 +23,7 @@ from soco_core.engine.distributed import Processes
 from soco_core.engine.processes import start_loader_worker
 from soco_core.errors import InputError
 from soco_core.images.decode import BadImageError, decode_image
+from soco_core.storage import read_bytes
 
 FLIP_PROBABILITY = 0.5
 LEAST_BOX_SIDE = 1e-5
@@ -136,12 +137,12 @@ def read_image(split: LabelledSplit, record: dict[str, Any]) -> NDArray[np.uint8
     """Return an image, upright RGB uint8 [H, W, 3].
 
     Raises:
-        InputError: it cannot be decoded, or its size is not the annotation file's.
+        InputError: it cannot be read or decoded, or its size is not the annotation file's.
     """
-    path = split.image_path(record)
+    path = split.image_uri(record)
     try:
-        pixels = decode_image(path.read_bytes())
-    except (OSError, BadImageError) as error:
+        pixels = decode_image(read_bytes(path))
+    except BadImageError as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
     height, width = pixels.shape[:2]
     if (width, height) != (record["width"], record["height"]):

@@ -90,7 +90,7 @@ def test_coco_is_read_as_it_is(json_set):
     assert data.train.folder.endswith("train2017")
     assert data.train.annotations == [{**item, "difficult": 0} for item in coco.train["annotations"]]
     assert data.train.as_coco()["categories"] == sorted(coco.train["categories"], key=lambda item: item["id"])
-    assert data.train.image_path(data.train.images[0]).is_file()
+    assert Path(data.train.image_uri(data.train.images[0])).is_file()
 
 
 def test_where_a_data_set_lies(tmp_path, monkeypatch):
@@ -107,7 +107,7 @@ def test_where_a_data_set_lies(tmp_path, monkeypatch):
     assert locate("voc", DatasetsConfig(voc="elsewhere"), str(own)) == str(own)
 
 
-def test_a_set_on_s3_is_read_and_its_images_are_asked_for_on_a_disk(json_set, s3):
+def test_a_set_on_s3_is_read(json_set, s3):
     from soco_core import storage
 
     coco = json_set("coco")
@@ -117,8 +117,8 @@ def test_a_set_on_s3_is_read_and_its_images_are_asked_for_on_a_disk(json_set, s3
             storage.write_bytes(f"{s3}/coco/{path.relative_to(coco.root)}", path.read_bytes())
     there = open_named(f"{s3}/coco", DatasetsConfig())
     assert there.fingerprint == here.fingerprint
-    with pytest.raises(InputError, match="copy them to a folder"):
-        there.train.image_path(there.train.images[0])
+    image = there.train.images[0]
+    assert storage.read_bytes(there.train.image_uri(image)) == Path(here.train.image_uri(image)).read_bytes()
 
 
 def test_labels_are_the_sorted_folders(tmp_path):

@@ -243,3 +243,15 @@ def test_half_precision_trains_and_is_recorded(unbroken, data, tmp_path):
     assert half[0]["loss"] == pytest.approx(whole[0]["loss"], rel=0.05)
     assert BenchmarkResult.read(result.path / "metrics.json").details["precision"] == "bf16"
     assert BenchmarkResult.read(unbroken.path / "metrics.json").details["precision"] == "fp32"
+
+
+def test_a_data_set_on_s3_trains_the_same(unbroken, data, tmp_path, s3):
+    from soco_core import storage
+
+    for path in Path(data).rglob("*"):
+        if path.is_file() and path.name != "done.json":
+            storage.write_bytes(f"{s3}/scenes/{path.relative_to(data)}", path.read_bytes())
+    recipe = parse_recipe(TINY, ["runtime.workers=2"])
+    result = finetune(recipe, coco=f"{s3}/scenes", init="scratch", output=str(tmp_path))
+    assert result.fingerprint == unbroken.fingerprint
+    assert (result.path / "predictions.json").read_bytes() == (unbroken.path / "predictions.json").read_bytes()
