@@ -134,7 +134,7 @@ except InterruptedStageError as error:
 
 
 COMMAND = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from soco_core import cli
 from soco_core.artifacts.lock import local_lock
@@ -146,6 +146,8 @@ def work(lock: str):
         time.sleep(60)
 
 sys.argv = ["soco", "work", sys.argv[1]]
+# Tests that run in the background have it ignored, and their children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 cli.main()
 """
 
