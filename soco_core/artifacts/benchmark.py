@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from soco_core.benchmarks.table import BOX_COLUMNS, MASK_COLUMNS
 from soco_core.config import Recipe
 from soco_core.errors import InputError
 from soco_core.storage import write_text
 
-COLUMNS = ("APbb", "APbb50", "APbb75", "APmk", "APmk50", "APmk75")
+COLUMNS = (*BOX_COLUMNS, *MASK_COLUMNS)
 """The paper's columns (Table 1): box and mask AP in percent, over IoU .50:.95, at .50 and at .75."""
 
 
