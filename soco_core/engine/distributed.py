@@ -179,7 +179,7 @@ class Processes:
         return shared
 
     def gather(self, value: T) -> list[T]:
-        """Return every process's value, plain types, in all of them, by rank."""
+        """Return every process's value, plain types, containers and CPU tensors, in all of them, by rank."""
         if self.count == 1:
             return [value]
         import torch.distributed as dist

@@ -11,7 +11,7 @@ from soco_core.engine.distributed import Processes
 from soco_core.errors import InputError
 from soco_core.linear.crops import Files
 from soco_core.linear.networks import Backbone, Heads
-from soco_core.linear.passes import centre_batches, gather
+from soco_core.linear.passes import centre_batches
 
 BEST = 5
 KEPT = "the training is done and kept"
@@ -35,7 +35,7 @@ def best_classes(
         with torch.no_grad():
             logits = torch.stack(heads(backbone(crops)))
         own.append((numbers.numpy(), logits.topk(min(BEST, logits.shape[-1])).indices.cpu().numpy()))
-    found = sorted(entry for part in gather(processes, bad) for entry in part)
+    found = sorted(entry for part in processes.gather(bad) for entry in part)
     if found:
         number, reason = found[0]
         processes.agree(
@@ -43,7 +43,7 @@ def best_classes(
                 f"{val.name(number)}: {reason}, but it could be read when the evaluation began; restore the file"
             )
         )
-    parts = [batch for part in gather(processes, own) for batch in part]
+    parts = [batch for part in processes.gather(own) for batch in part]
     best = np.zeros((parts[0][1].shape[0], len(val), parts[0][1].shape[2]), np.int64)
     for places, classes in parts:
         best[:, places] = classes

@@ -13,7 +13,7 @@ from soco_core.errors import InputError
 from soco_core.linear.crops import Evaluated, Files
 from soco_core.linear.knn import Neighbours
 from soco_core.linear.networks import Backbone
-from soco_core.linear.passes import centre_batches, gather
+from soco_core.linear.passes import centre_batches
 
 KEPT = "the pass over all images before the training begins anew"
 
@@ -42,10 +42,10 @@ def nearest_neighbours(
         bad += reasons
         if len(good):
             nearest.see(backbone(batch[0][good]), labels[batch[1][good]].to(device))
-    found = sorted(entry for part in gather(processes, bad) for entry in part)
+    found = sorted(entry for part in processes.gather(bad) for entry in part)
     if len(found) == len(train):
         processes.agree(InputError(f"{train.name(0)}: {found[0][1]}; no training image can be read (of {len(found)})"))
-    others = gather(processes, (nearest.similarities.cpu(), nearest.labels.cpu()))
+    others = processes.gather((nearest.similarities.cpu(), nearest.labels.cpu()))
     nearest.merge(other for rank, other in enumerate(others) if rank != processes.rank)
     voted = nearest.vote(classes, config.knn_temperature).cpu()
     hits = (voted == torch.from_numpy(val.labels)).double().mean()
@@ -65,7 +65,7 @@ def _validation_features(backbone: Backbone, val: Files, recipe: Recipe, process
         good, reasons = _good(batch)
         own.append((batch[1][good], backbone(batch[0][good]).cpu() if len(good) else torch.empty(0, backbone.width)))
         bad += reasons
-    found = sorted(entry for part in gather(processes, bad) for entry in part)
+    found = sorted(entry for part in processes.gather(bad) for entry in part)
     if found:
         more = f" ({len(found)} such images)" if len(found) > 1 else ""
         processes.agree(
@@ -75,7 +75,7 @@ def _validation_features(backbone: Backbone, val: Files, recipe: Recipe, process
             )
         )
     features = torch.empty(len(val), backbone.width)
-    for part in gather(processes, own):
+    for part in processes.gather(own):
         for numbers, values in part:
             features[numbers] = values
     return features

@@ -5,10 +5,8 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import TypeVar
 
 import numpy as np
-import torch.distributed as dist
 from numpy.typing import NDArray
 
 from soco_core.config import Recipe
@@ -17,8 +15,6 @@ from soco_core.engine.interrupt import InterruptGuard
 from soco_core.engine.loading import Loading
 from soco_core.engine.progress import Progress
 from soco_core.linear.crops import CentreCrops, Evaluated, Files, load
-
-T = TypeVar("T")
 
 
 def centre_batches(files: Files, recipe: Recipe, processes: Processes, label: str, kept: str) -> Iterator[Evaluated]:
@@ -59,15 +55,6 @@ def centre_batches(files: Files, recipe: Recipe, processes: Processes, label: st
                 yield loaded
             if progress is not None:
                 progress.advance(len(batch))
-
-
-def gather(processes: Processes, value: T) -> list[T]:
-    """Return the value of each process, in all of them: plain types, containers and CPU tensors."""
-    if processes.count == 1:
-        return [value]
-    found: list[T] = [value] * processes.count
-    dist.all_gather_object(found, value, group=processes.control)
-    return found
 
 
 def _rounds(numbers: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
