@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from soco_core import __version__
 from soco_core.artifacts.benchmark import BenchmarkResult, check_detector
 from soco_core.artifacts.initialisation import Initialisation, find_initialisation
 from soco_core.artifacts.result import ResultDirectory, locate
@@ -15,7 +14,7 @@ from soco_core.datasets.split import LabelledDataset
 from soco_core.detection.coco import open_finetuning_data
 from soco_core.detection.engines import engine_export, resolve_engine
 from soco_core.engine.distributed import Processes
-from soco_core.engine.together import run_together
+from soco_core.engine.together import in_common, run_together
 from soco_core.tracking import Tracker, TrackingContext
 
 if TYPE_CHECKING:
@@ -72,6 +71,10 @@ def finetune(
         start = find_initialisation(init, engine_export(recipe))
         return open_finetuning_data(coco, recipe, data), start
 
+    def common(dataset: LabelledDataset, start: Initialisation) -> dict[str, Any]:
+        inputs = {"the_data_set": dataset.fingerprint, "the_weights": start.fingerprint}
+        return in_common(recipe, ("seed", "model", "finetune"), **inputs)
+
     def lead(processes: Processes) -> ResultDirectory:
         dataset, start = open_inputs()
         row = method or start.method
@@ -83,7 +86,7 @@ def finetune(
 
             with processes.computing():
                 processes.in_turn(lambda: None)
-                processes.check_same(_common(recipe, dataset, start))
+                processes.check_same(common(dataset, start))
                 found = experiment(recipe, dataset, start, row, processes, result, tracker)
             return _write(recipe, dataset, start, row, found, result)
 
@@ -93,24 +96,10 @@ def finetune(
         from soco_core.detection.experiment import experiment
 
         dataset, start = processes.in_turn(open_inputs)
-        processes.check_same(_common(recipe, dataset, start))
+        processes.check_same(common(dataset, start))
         experiment(recipe, dataset, start, "", processes)
 
     return run_together(recipe.runtime.device, lead, follow)
-
-
-def _common(recipe: Recipe, dataset: LabelledDataset, start: Initialisation) -> dict[str, Any]:
-    """What all processes must have in common; a machine's own affairs may differ."""
-    values = recipe.model_dump(mode="json")
-    own = {"device", "workers", "search_workers"}
-    return {
-        "seed": recipe.seed,
-        **{f"{part}.{name}": value for part in ("model", "finetune") for name, value in values[part].items()},
-        **{f"runtime.{name}": value for name, value in values["runtime"].items() if name not in own},
-        "the data set": dataset.fingerprint,
-        "the weights": start.fingerprint,
-        "soco": __version__,
-    }
 
 
 def _write(

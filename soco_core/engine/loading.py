@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 import traceback
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ SLICE_SECONDS = 0.5
 """How often it is looked whether to stop while a batch is waited for."""
 CLOSE_SECONDS = 5.0
 """How long a loader that may hang is waited for at its end."""
+WORD_SECONDS = 1.0
+"""How long torch may need to say that a worker is gone, after the first sign of it."""
 KILLED = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal|exited unexpectedly)")
 """How torch says that a worker is gone."""
 
@@ -104,8 +107,8 @@ def killed_loaders() -> Iterator[None]:
         yield
     except (RuntimeError, OSError, EOFError) as error:
         explained = killed_loader(error)
-        if explained is None and not isinstance(error, RuntimeError) and _met_between_processes(error):
-            explained = _explain("", "")
+        if explained is None and not isinstance(error, RuntimeError):
+            explained = _await_word(error)
         if explained is None:
             raise
         raise explained from error
@@ -132,7 +135,25 @@ def _explain(which: str, shared: str) -> SocoError:
     )
 
 
+def _await_word(error: BaseException) -> SocoError | None:
+    """Explain an error that was met because another process was gone a moment before; None if it was not.
+
+    Torch says so by a signal to the main thread, at any time: here it is waited for, so that it does not come in the
+    middle of what the program does at its end.
+    """
+    try:
+        if not _met_between_processes(error):
+            return None
+        time.sleep(WORD_SECONDS)
+    except RuntimeError as word:
+        explained = killed_loader(word)
+        if explained is None:
+            raise
+        return explained
+    return _explain("", "")
+
+
 def _met_between_processes(error: BaseException) -> bool:
-    """Tell whether an error was met in fetching what another process has ready: it was gone a moment before."""
+    """Tell whether an error was met in fetching what another process has ready."""
     frames = traceback.extract_tb(error.__traceback__)
     return any(Path(frame.filename).parent.name == "multiprocessing" for frame in frames)

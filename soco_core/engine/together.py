@@ -7,11 +7,13 @@ it, and end quietly with its status.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import timedelta
-from typing import Literal, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
+from soco_core import __version__
+from soco_core.config import Recipe
 from soco_core.console import say
 from soco_core.engine.distributed import COMPUTE, END, AgreedEnd, Processes, exit_status
 from soco_core.engine.processes import ended_by_sigterm
@@ -21,6 +23,8 @@ T = TypeVar("T")
 
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What `torchrun` (or a PyTorchJob) tells each process."""
+OWN_AFFAIRS = {"runtime.device", "runtime.workers", "runtime.search_workers"}
+"""Fields in which machines may differ."""
 ATTEMPT = "TORCHELASTIC_RESTART_COUNT"
 """How often `torchrun` has started this group again."""
 PATIENCE = timedelta(hours=12)
@@ -54,6 +58,24 @@ def run_together(
     if not processes.first:
         _follow(processes, follow)
     return _lead(processes, lead)
+
+
+def in_common(recipe: Recipe, sections: Iterable[str], **others: Any) -> dict[str, Any]:
+    """Return what all processes must have in common, by names that a user knows (:meth:`Processes.check_same`).
+
+    Args:
+        recipe: its `runtime` counts too, but for a machine's own affairs.
+        sections: those that determine the result.
+        others: more of it, such as fingerprints of the inputs; underscores in the names become spaces.
+    """
+    values = recipe.part(*sections, "runtime")
+    fields = {
+        f"{section}.{field}" if field else section: value
+        for section, part in values.items()
+        for field, value in (part.items() if isinstance(part, dict) else [("", part)])
+    }
+    shared = {name: value for name, value in fields.items() if name not in OWN_AFFAIRS}
+    return {**shared, **{name.replace("_", " "): value for name, value in others.items()}, "soco": __version__}
 
 
 def _alone() -> bool:

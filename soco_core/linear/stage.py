@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from soco_core import __version__
 from soco_core.artifacts.benchmark import BenchmarkResult
 from soco_core.artifacts.initialisation import Initialisation, find_initialisation
 from soco_core.artifacts.result import ResultDirectory, locate
@@ -12,7 +11,7 @@ from soco_core.artifacts.stage import complete
 from soco_core.config import Recipe
 from soco_core.console import say
 from soco_core.engine.distributed import Processes
-from soco_core.engine.together import run_together
+from soco_core.engine.together import in_common, run_together
 from soco_core.linear.data import LabelledImages, open_labelled_images
 from soco_core.tracking import Tracker, TrackingContext
 
@@ -66,6 +65,10 @@ def linear(
         origin = find_initialisation(init)
         return open_labelled_images(images, recipe.datasets, data), origin
 
+    def common(data: LabelledImages, origin: Initialisation) -> dict[str, Any]:
+        inputs = {"the_images": data.fingerprint, "the_weights": origin.fingerprint}
+        return in_common(recipe, ("seed", "linear", "model", "images"), **inputs)
+
     def lead(processes: Processes) -> ResultDirectory:
         data, origin = open_inputs()
         row = method or origin.method
@@ -83,7 +86,7 @@ def linear(
 
             with processes.computing():
                 processes.in_turn(lambda: None)
-                processes.check_same(_common(recipe, data, origin))
+                processes.check_same(common(data, origin))
                 found = probe(recipe, data, origin, processes, result, tracker)
             return _write(recipe, data, origin, row, found, result)
 
@@ -93,26 +96,10 @@ def linear(
         from soco_core.linear.probe import probe
 
         data, origin = processes.in_turn(open_inputs)
-        processes.check_same(_common(recipe, data, origin))
+        processes.check_same(common(data, origin))
         probe(recipe, data, origin, processes)
 
     return run_together(recipe.runtime.device, lead, follow)
-
-
-def _common(recipe: Recipe, data: LabelledImages, origin: Initialisation) -> dict[str, Any]:
-    """What all processes must have in common; a machine's own affairs may differ."""
-    values = recipe.model_dump(mode="json")
-    own = {"device", "workers", "search_workers"}
-    return {
-        "seed": recipe.seed,
-        "model.backbone": recipe.model.backbone,
-        "images.max_pixels": recipe.images.max_pixels,
-        **{f"linear.{name}": value for name, value in values["linear"].items()},
-        **{f"runtime.{name}": value for name, value in values["runtime"].items() if name not in own},
-        "the images": data.fingerprint,
-        "the weights": origin.fingerprint,
-        "soco": __version__,
-    }
 
 
 def _write(

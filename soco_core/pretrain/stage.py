@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from soco_core import __version__, storage
+from soco_core import storage
 from soco_core.artifacts.result import ResultDirectory, locate, open_result
 from soco_core.artifacts.stage import complete
 from soco_core.config import Recipe
 from soco_core.engine.distributed import Processes
-from soco_core.engine.together import run_together
+from soco_core.engine.together import in_common, run_together
 from soco_core.errors import InputError
 from soco_core.tracking import Tracker, TrackingContext
 
@@ -71,7 +71,7 @@ def pretrain(
             draw_first_views(result.path / "figures" / "views.png", dataset, PICTURED_IMAGES)
             with processes.computing():
                 processes.in_turn(lambda: None)
-                processes.check_same(_common(recipe, proposed))
+                processes.check_same(in_common(recipe, Recipe.model_fields, the_proposals=proposed.fingerprint))
                 trainer = processes.together(lambda: Trainer(recipe, dataset, processes, result, tracker))
                 trainer.train()
             save_canonical(result.path / PRETRAINED, trainer.weights(), {"fingerprint": result.fingerprint})
@@ -88,25 +88,10 @@ def pretrain(
         from soco_core.pretrain.trainer import Trainer
 
         proposed, dataset = processes.in_turn(open_inputs)
-        processes.check_same(_common(recipe, proposed))
+        processes.check_same(in_common(recipe, Recipe.model_fields, the_proposals=proposed.fingerprint))
         processes.together(lambda: Trainer(recipe, dataset, processes)).train()
 
     return run_together(recipe.runtime.device, lead, follow)
-
-
-def _common(recipe: Recipe, proposed: ResultDirectory) -> dict[str, Any]:
-    """What all processes must have in common; a machine's own affairs may differ."""
-    fields = {
-        f"{section}.{field}": value
-        for section, values in recipe.model_dump(mode="json").items()
-        for field, value in (values.items() if isinstance(values, dict) else [("", values)])
-    }
-    own = {"runtime.device", "runtime.workers", "runtime.search_workers"}
-    return {
-        **{name.removesuffix("."): value for name, value in fields.items() if name not in own},
-        "the proposals": proposed.fingerprint,
-        "soco": __version__,
-    }
 
 
 def _open_dataset(recipe: Recipe, images: str | None, proposed: ResultDirectory) -> ViewDataset:

@@ -132,6 +132,21 @@ def test_a_process_that_was_gone_before_its_batch_was_fetched() -> None:
         Client(address)
 
 
+@pytest.mark.parametrize("met_in", ["traceback.extract_tb", "time.sleep"])
+def test_the_signal_with_torchs_word_may_come_while_the_first_sign_is_looked_at(
+    met_in: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. ")
+
+    monkeypatch.setattr(f"soco_core.engine.loading.{met_in}", interrupted)
+    listener = Listener()
+    address = listener.address
+    listener.close()
+    with pytest.raises(SocoError, match=r"\(pid 12\) was killed"), killed_loaders():
+        Client(address)
+
+
 def test_another_error_stays_what_it_is() -> None:
     with pytest.raises(RuntimeError, match=r"^shapes differ$"), killed_loaders():
         raise RuntimeError("shapes differ")
