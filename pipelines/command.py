@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.compare import check_comparisons, parameters, read_comparisons
+from pipelines.containers import prepare
 from pipelines.local import refuse_rewritten, run_local
 from pipelines.options import LOCAL_SHARDS, parse_options
 from pipelines.proposals import RETRIED, ShardTasks
@@ -146,12 +147,14 @@ def _local(build: Callable[..., Any], name: str, recipe: Recipe, options: argpar
         local_output = Path(output)
     arguments = _arguments(options, recipe.to_yaml(), output)
     refuse_rewritten(arguments)
+    containers = prepare(options.image, recipe, arguments, output) if options.runner == "docker" else None
     outcome = run_local(
         _build(build, options, {}),
         arguments,
         log=local_output / "logs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{recipe.name}.log",
         title=f"{name}: recipe {recipe.name}, results in {output}",
         retries=dict.fromkeys(RETRIED, options.shard_retries),
+        containers=containers,
         debug=options.debug,
     )
     if isinstance(outcome, int):

@@ -17,6 +17,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from pipelines.containers import Containers, beating, send
 from pipelines.screen import RunEnded, Screen
 from soco_core.engine.component import EXIT_BUG, EXIT_STOPPED
 from soco_core.engine.processes import PIPELINE_PID
@@ -49,6 +50,7 @@ def run_local(
     log: Path,
     title: str,
     retries: Mapping[str, int] | None = None,
+    containers: Containers | None = None,
     debug: bool = False,
 ) -> str | int:
     """Run a pipeline; what people read goes to standard error.
@@ -59,6 +61,7 @@ def run_local(
         log: file that gets every line; its folder is created.
         title: first line shown.
         retries: stages that the pipeline tries again when they fail -> how often.
+        containers: how the stages' containers are run; None: each stage is a process of this machine.
         debug: show every line and the tracebacks.
 
     Returns:
@@ -67,12 +70,15 @@ def run_local(
     began = time.monotonic()
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
-        screen = Screen(file, sys.stderr, echo=debug, retries=retries or {})
+        screen = Screen(file, sys.stderr, debug, retries, send if containers else None)
         screen.say(title)
         screen.say(f"log: {log}")
         try:
             with _stoppable(screen), _quiet_kfp(screen), tempfile.TemporaryDirectory(prefix="soco-run-") as folder:
-                result = str(_run(pipeline, arguments, folder))
+                result = str(_run(pipeline, arguments, folder, containers))
+            # A container that ends fast is gone before kfp.local has asked how it ended.
+            if screen.failures:
+                raise RunEnded(f"failed: {', '.join(screen.failures)}")
         except (Exception, RunEnded) as error:  # kfp.local raises a bare RuntimeError for a failed task
             traceback.print_exc(file=sys.stderr if debug else file)
             return _failed(screen, error, log)
@@ -80,16 +86,21 @@ def run_local(
         return result
 
 
-def _run(pipeline: Any, arguments: Mapping[str, Any], folder: str) -> Any:
+def _run(pipeline: Any, arguments: Mapping[str, Any], folder: str, containers: Containers | None) -> Any:
     from kfp import local
 
+    outputs, workspace = Path(folder, "outputs"), Path(folder, "workspace")
+    places = {"pipeline_root": str(outputs), "workspace_root": str(workspace)}
+    if containers is not None:
+        for mounted in (outputs, workspace):  # else Docker makes them, as root
+            mounted.mkdir()
+        beat = outputs / ".beat"
+        with beating(beat):
+            local.init(runner=containers.runner(beat), **places)
+            return pipeline(**arguments).output
     # What kfp's shell script leaves behind (a folder for each stage) goes with this folder.
     with _environment({PIPELINE_PID: str(os.getpid()), "TMPDIR": folder}):
-        local.init(
-            runner=local.SubprocessRunner(use_venv=False),
-            pipeline_root=f"{folder}/outputs",
-            workspace_root=f"{folder}/workspace",
-        )
+        local.init(runner=local.SubprocessRunner(use_venv=False), **places)
         return pipeline(**arguments).output
 
 

@@ -6,7 +6,7 @@ import argparse
 import re
 from typing import NoReturn
 
-from components import IMAGE
+from pipelines.images import default_image
 from pipelines.proposals import DEFAULT_SHARDS, ShardTasks
 from soco_core.errors import InputError
 from soco_core.recipes import named_recipes
@@ -54,6 +54,12 @@ def _parser(name: str) -> argparse.ArgumentParser:
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--local", action="store_true", help="run on this machine, without a cluster")
+    parser.add_argument(
+        "--runner",
+        choices=("process", "docker"),
+        default="process",
+        help="with --local: each stage as a process (the default), or in a container of --image",
+    )
     where.add_argument("--submit", action="store_true", help="run on a Kubeflow Pipelines endpoint")
     add = parser.add_argument
     add("--recipe", default="demo", metavar="NAME|FILE", help=f"one of {', '.join(named_recipes())}, or a YAML file")
@@ -81,7 +87,12 @@ def _parser(name: str) -> argparse.ArgumentParser:
     add("--output", metavar="DIR", help="root of all results (--local: runs/<name of the recipe>)")
     add("--tracking-uri", default="", metavar="URI", help="MLflow (default: mlflow.db in the output directory)")
     _add_shard_options(parser.add_argument_group("shards of the proposals"))
-    add("--image", default=IMAGE, help=f"container image of the stages on a cluster (default: {IMAGE})")
+    add(
+        "--image",
+        default=default_image(),
+        help="image of the stages, on a cluster and with --runner docker (default: what docker/build.py built "
+        "last, %(default)s)",
+    )
     add("--yaml", metavar="PATH", help=f"where to compile to (default: {name}.yaml)")
     add("--host", metavar="URL", help="endpoint to submit to (default: KFP_ENDPOINT, then KF_PIPELINES_ENDPOINT)")
     add("--namespace", help="Kubernetes namespace of the run, for an endpoint with several users")
@@ -132,6 +143,8 @@ def _check(options: argparse.Namespace) -> None:
     for option, needed in ONLY_WITH.items():
         if getattr(options, option) and mode != needed:
             raise InputError(f"--{option} goes with {needed}")
+    if options.runner != "process" and not options.local:
+        raise InputError("--runner goes with --local")
     if bool(options.images) != bool(options.coco):
         raise InputError("--images and --coco belong together: give both, or neither for the rendered demo data")
     for option, least in {"shards": 1, "parallel_shards": 0, "shard_retries": 0}.items():

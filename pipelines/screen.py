@@ -13,18 +13,26 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 STAGE_LINE = re.compile(r"\s*\[(?P<label>[^\]]+)\] (?P<text>.*)")
-STARTED = re.compile(r"started \(process (\d+)\)")
+STARTED = re.compile(r"started \(process (?P<id>\d+)(?: in container (?P<container>\w+))?\)")
 DONE = re.compile(r"done in [\d.]+ s: (.*)")
 FAILED = re.compile(r"(?:error|stopped): (.*)")
 NEXT_TASK = re.compile(r"[\d:.]+ - INFO - (?:Executing task |Task .* failed \(attempt .*\. Retrying in )")
 """What kfp.local says before it starts a task, or waits to start it again."""
 ANOTHER_NAME = dict.fromkeys(("plan_proposals", "propose", "merge_proposals"), "proposals")
 """Stages that speak of themselves by another name than the first word of their label."""
+
+
+class StageProcess(NamedTuple):
+    """Where a stage runs."""
+
+    id: int
+    container: str
+    """The beginning of its container's id; empty: none. The process id is then one of the container's own."""
 
 
 class RunEnded(BaseException):
@@ -39,22 +47,29 @@ class Screen(io.TextIOBase):
         terminal: where users read; standard error.
         echo: show every line, not the stages' own only.
         retries: first word of a label -> how often a stage of this kind is tried again when it fails.
+        send: asks a stage to stop, or (True) ends it at once.
     """
 
     def __init__(
-        self, log: TextIO, terminal: TextIO, echo: bool = False, retries: Mapping[str, int] | None = None
+        self,
+        log: TextIO,
+        terminal: TextIO,
+        echo: bool = False,
+        retries: Mapping[str, int] | None = None,
+        send: Callable[[StageProcess, bool], None] | None = None,
     ) -> None:
         self.results: dict[str, str] = {}
         """Label of a finished stage -> its result directory."""
         self.failures: dict[str, str] = {}
         """Label of a stage that failed, and is not tried again -> the cause it gave."""
-        self.running: dict[str, int] = {}
-        """Label of a stage that runs, or ended without a word -> its process id."""
+        self.running: dict[str, StageProcess] = {}
+        """Label of a stage that runs, or ended without a word -> its process."""
         self.stopping = False
         self._log = log
         self._terminal = terminal
         self._echo = echo
         self._retries = retries or {}
+        self._send = send or _send
         self._starts: Counter[str] = Counter()
         self._unwanted: set[str] = set()
         self._lock = threading.Lock()
@@ -87,8 +102,8 @@ class Screen(io.TextIOBase):
         Called by a signal handler, so it takes no lock.
         """
         again, self.stopping = self.stopping, True
-        for pid in list(self.running.values()):
-            _send(pid, again)
+        for process in list(self.running.values()):
+            self._send(process, again)
 
     def _take(self, line: str) -> None:
         if not line.strip():
@@ -104,17 +119,17 @@ class Screen(io.TextIOBase):
                 # kfp.local goes on with tasks that do not depend on the one that failed.
                 raise RunEnded(line)
             return
-        text = self._started(label, int(started[1])) if started else self._told(label, match["text"])
+        text = self._started(label, _process(started)) if started else self._told(label, match["text"])
         if label not in self._unwanted:
             self._show(f"[{label}] {text}")
 
-    def _started(self, label: str, pid: int) -> str:
+    def _started(self, label: str, process: StageProcess) -> str:
         self._starts[label] += 1
-        self.running[label] = pid
+        self.running[label] = process
         if self.stopping or self.failures:
             # Its announcement got lost: kfp.local's threads take the log's handlers from each other.
             self._unwanted.add(label)
-            _send(pid, at_once=False)
+            self._send(process, False)
         again = self._starts[label] - 1
         return f"started again ({again} of {self._allowed(label)} retries)" if again else "started"
 
@@ -147,10 +162,14 @@ class Screen(io.TextIOBase):
         self._log.flush()
 
 
-def _send(pid: int, at_once: bool) -> None:
+def _process(started: re.Match[str]) -> StageProcess:
+    return StageProcess(int(started["id"]), started["container"] or "")
+
+
+def _send(process: StageProcess, at_once: bool) -> None:
     """Signal a stage; it is the leader of its process group, so that its workers can go with it."""
     with suppress(ProcessLookupError):
         if at_once:
-            os.killpg(pid, signal.SIGKILL)
+            os.killpg(process.id, signal.SIGKILL)
         else:
-            os.kill(pid, signal.SIGTERM)
+            os.kill(process.id, signal.SIGTERM)

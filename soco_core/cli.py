@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
+from soco_core import __version__
 from soco_core.config import Recipe
 from soco_core.console import say
 from soco_core.datasets.command import app as datasets
@@ -24,7 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Pretrain object detectors without labels (SoCo), and prove it. Each command is one stage; "
-    "`python pipelines/full_benchmark.py --local` runs them all.",
+    "`python pipelines/full_benchmark.py --local` runs them all. Every path may be an s3:// URI.",
 )
 app.add_typer(datasets, name="datasets")
 
@@ -38,9 +39,25 @@ SetOption = Annotated[
 OutputOption = Annotated[str, typer.Option("--output", "-o", help="Root of all results: a directory or an s3:// URI.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"soco {__version__}")
+        raise typer.Exit
+
+
 DEFAULT_RECIPE = "soco-fpn-100ep"
 DEFAULT_OUTPUT = "runs"
 STOPPED = 130
+
+
+@app.callback()
+def top(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version.")
+    ] = False,
+) -> None:
+    """Take what stands before the command."""
 
 
 @app.command("demo-data")
@@ -332,10 +349,18 @@ def recipes(debug: DebugOption = False) -> None:
 
 
 @app.command()
-def doctor(debug: DebugOption = False) -> None:
+def doctor(
+    built_for: Annotated[
+        str, typer.Option(metavar="sm_NN", help="Only check that PyTorch has code for this GPU architecture.")
+    ] = "",
+    debug: DebugOption = False,
+) -> None:
     """Say what this machine can run, what is missing, and how to get it."""
-    from soco_core.doctor import examine, show
+    from soco_core.doctor import check_built_for, examine, show
 
+    if built_for:
+        print(f"torch has code for {check_built_for(built_for)}")
+        return
     findings = examine()
     show(findings)
     raise typer.Exit(1 if any(f.needed and not f.ok for f in findings) else 0)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from soco_core.engine.setup import usable_cores
+from soco_core.errors import SocoError
 
 INSTALL = "pip install ."
 GIB = 1 << 30
@@ -25,7 +26,7 @@ PACKAGES = {
     "faster-coco-eval": ("faster_coco_eval", "evaluation", True, INSTALL),
     "mlflow": ("mlflow", "tracking", True, INSTALL),
     "kfp": ("kfp", "pipelines: compile, --local, --submit", False, "pip install '.[pipelines]'"),
-    "detectron2": ("detectron2", "loading its checkpoints here", False, "build it from its public repository"),
+    "detectron2": ("detectron2", "its engine; without it torchvision's", False, "build it from its public repository"),
 }
 
 
@@ -107,6 +108,34 @@ def _device() -> Finding:
     name = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()} ({architecture})"
     built = runs_on(major, minor, torch.cuda.get_arch_list())
     return Finding("GPU", built, False, name, f"install a torch build for {architecture} (V100: the cu126 wheels)")
+
+
+def check_built_for(architecture: str) -> str:
+    """Check that PyTorch has code for a GPU architecture; no GPU is needed.
+
+    Args:
+        architecture: such as ``sm_70`` (V100).
+
+    Returns:
+        All architectures that it has code for.
+
+    Raises:
+        SocoError: it has none for this one, or `architecture` is not written so.
+    """
+    import torch
+
+    match = re.fullmatch(r"sm_(\d+)(\d)", architecture)
+    if match is None:
+        raise SocoError(f"--built-for {architecture}: write it as sm_70")
+    # torch.cuda.get_arch_list() is empty where there is no GPU, as where an image is built.
+    flags = torch._C._cuda_getArchFlags() if torch.backends.cuda.is_built() else None
+    built = (flags or "").split()
+    if not runs_on(int(match[1]), int(match[2]), built):
+        raise SocoError(
+            f"torch {torch.__version__} has no code for {architecture} but for {' '.join(built) or 'no GPU'}; "
+            "install it from a PyTorch index that has (V100, sm_70: cu126, up to torch 2.14)"
+        )
+    return " ".join(built)
 
 
 def runs_on(major: int, minor: int, built_for: list[str]) -> bool:

@@ -8,6 +8,7 @@ or ``stopped: WHAT WAS KEPT``.
 from __future__ import annotations
 
 import os
+import platform
 import time
 import traceback
 from collections.abc import Iterator
@@ -21,7 +22,10 @@ from soco_core.engine.processes import end_with_pipeline, leave, stop_on_sigterm
 from soco_core.engine.setup import share_cores
 from soco_core.errors import InterruptedStageError, SocoError, one_line
 from soco_core.recipes import load_recipe, parse_recipe
+from soco_core.storage import is_s3
 
+IN_CONTAINER = "SOCO_IN_CONTAINER"
+"""Environment variable: the stage runs in a container of its own, whose host name is the beginning of its id."""
 EXIT_BUG = 1
 EXIT_INPUT = 2
 EXIT_STOPPED = 130
@@ -50,7 +54,8 @@ def stage_process(label: str) -> Iterator[StageOutcome]:
     end_with_pipeline()
     share_cores()
     stop_on_sigterm()
-    say(f"started (process {os.getpid()})")
+    where = f" in container {platform.node()}" if os.environ.get(IN_CONTAINER) else ""
+    say(f"started (process {os.getpid()}{where})")
     began = time.monotonic()
     outcome = StageOutcome()
     try:
@@ -68,11 +73,11 @@ def stage_process(label: str) -> Iterator[StageOutcome]:
 
 
 def read_recipe(value: str) -> Recipe:
-    """Read a pipeline's parameter `recipe`: the name of a recipe, the path of a YAML file, or YAML text.
+    """Read a pipeline's parameter `recipe`: the name of a recipe, the path or URI of a YAML file, or YAML text.
 
     Raises:
         RecipeError: as :func:`soco_core.recipes.load_recipe` does.
     """
-    if "\n" in value or ":" in value:
+    if "\n" in value or (":" in value and not is_s3(value)):
         return parse_recipe(value, source="parameter `recipe`")
     return load_recipe(value)

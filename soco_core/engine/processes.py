@@ -13,11 +13,18 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import NoReturn
 
 PIPELINE_PID = "SOCO_PIPELINE_PID"
+PIPELINE_BEAT = "SOCO_PIPELINE_BEAT"
+"""Environment variable: the file that a pipeline command changes while it lives, for stages in containers, which do not
+see its process."""
+BEAT_SECONDS = 2.0
+BEAT_PATIENCE_SECONDS = 30.0
 POLL_SECONDS = 0.5
 LEAVE_SECONDS = 5.0
 PR_SET_PDEATHSIG = 1
@@ -29,11 +36,13 @@ def end_with_pipeline() -> None:
 
     Nothing happens in a process that no local pipeline started.
     """
-    pid = os.environ.get(PIPELINE_PID)
-    if pid is not None:
-        if os.getpgrp() != os.getpid():
-            os.setpgid(0, 0)
-        threading.Thread(target=_watch, args=(int(pid),), name="pipeline-watch", daemon=True).start()
+    pid, beat = os.environ.get(PIPELINE_PID), os.environ.get(PIPELINE_BEAT)
+    if pid is None and beat is None:
+        return
+    if os.getpgrp() != os.getpid():
+        os.setpgid(0, 0)
+    wait = partial(_wait_for_silence, Path(beat)) if beat else partial(_wait_for_end, int(pid or 0))
+    threading.Thread(target=_watch, args=(wait,), name="pipeline-watch", daemon=True).start()
 
 
 def end_with_parent(parent: int) -> None:
@@ -96,11 +105,24 @@ def leave(status: int) -> NoReturn:
     sys.exit(status)
 
 
-def _watch(pid: int) -> None:
+def _watch(wait: Callable[[], None]) -> None:
     try:
-        _wait_for_end(pid)
+        wait()
     finally:
         os.killpg(0, signal.SIGKILL)
+
+
+def _wait_for_silence(beat: Path) -> None:
+    """Return when the file has not changed for BEAT_PATIENCE_SECONDS, by a clock that stops in a sleeping machine."""
+    last, since = "", time.monotonic()
+    while time.monotonic() - since < BEAT_PATIENCE_SECONDS:
+        try:
+            now = beat.read_text()
+        except OSError:  # gone with the run's folder, or not to be read for a moment
+            now = last
+        if now != last:
+            last, since = now, time.monotonic()
+        time.sleep(POLL_SECONDS)
 
 
 def _wait_for_end(pid: int) -> None:

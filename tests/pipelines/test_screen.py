@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.screen import RunEnded, Screen
+from pipelines.screen import RunEnded, Screen, StageProcess
 
 RECORDED = """\
 10:00:00.000 - INFO - Executing task \x1b[96m'pretrain'\x1b[0m
@@ -117,7 +117,7 @@ def test_a_run_that_fails_or_stops_is_left(how: str, announcement: str) -> None:
 def test_a_stage_that_ends_without_a_word_is_still_known() -> None:
     filtered, _, _ = screen()
     filtered.write("[convert] started (process 4000000)\n")
-    assert filtered.running == {"convert": 4000000}
+    assert filtered.running == {"convert": StageProcess(4000000, "")}
 
 
 def test_threads_do_not_mix_their_lines() -> None:
@@ -159,9 +159,19 @@ def test_stop_asks_first_and_kills_then() -> None:
     filtered.write(f"[convert] started (process {late.pid})\n")
     assert late.wait(10) == -signal.SIGTERM
     stubborn = sleeper()
-    filtered.running["report"] = stubborn.pid
+    filtered.running["report"] = StageProcess(stubborn.pid, "")
     filtered.stop()
     assert stubborn.wait(10) == -signal.SIGKILL
+
+
+def test_a_stage_in_a_container_is_asked_there() -> None:
+    asked: list[tuple[StageProcess, bool]] = []
+    filtered = Screen(io.StringIO(), io.StringIO(), send=lambda process, at_once: asked.append((process, at_once)))
+    filtered.write("[pretrain] started (process 8 in container 3f2a9c0b1d2e)\n")
+    filtered.stop()
+    filtered.stop()
+    where = StageProcess(8, "3f2a9c0b1d2e")
+    assert asked == [(where, False), (where, True)]
 
 
 def test_nothing_new_starts_after_a_failure() -> None:
