@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
+
+from soco_core.errors import InputError
 
 PIPELINE_PID = "SOCO_PIPELINE_PID"
 PIPELINE_BEAT = "SOCO_PIPELINE_BEAT"
@@ -27,6 +30,8 @@ BEAT_SECONDS = 2.0
 BEAT_PATIENCE_SECONDS = 30.0
 POLL_SECONDS = 0.5
 LEAVE_SECONDS = 5.0
+LONGEST_TEMPORARY = 75
+"""Of the 107 bytes that a socket's path may have, Python's multiprocessing adds 32 to it."""
 PR_SET_PDEATHSIG = 1
 """Of Linux's ``prctl``."""
 
@@ -70,7 +75,16 @@ def start_loader_worker(parent: int, _: int) -> None:
 
     Args:
         parent: process id of the parent.
+
+    Raises:
+        InputError: the temporary folder's name is so long that batches could not be sent; torch would wait for ever.
     """
+    folder = tempfile.gettempdir()
+    if len(os.fsencode(folder)) > LONGEST_TEMPORARY:
+        raise InputError(
+            f"TMPDIR: the temporary folder {folder} has more than {LONGEST_TEMPORARY} characters, too many for the "
+            "sockets in it through which images are loaded; name a shorter one"
+        )
     end_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Generator
 from functools import partial
 from multiprocessing.connection import Client, Listener
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from soco_core.engine import loading
 from soco_core.engine.loading import Loading, killed_loaders
-from soco_core.engine.processes import start_loader_worker
+from soco_core.engine.processes import LONGEST_TEMPORARY, start_loader_worker
 from soco_core.errors import InputError, SocoError
 
 CPU = torch.device("cpu")
@@ -152,3 +156,36 @@ def test_another_error_stays_what_it_is() -> None:
         raise RuntimeError("shapes differ")
     with pytest.raises(FileNotFoundError), killed_loaders():
         os.stat("/nowhere/at/all")
+
+
+ONE_BATCH = """
+import os
+from functools import partial
+import torch
+from torch.utils.data import DataLoader
+from soco_core.engine.processes import start_loader_worker
+from soco_core.errors import one_line
+try:
+    print(*DataLoader([torch.ones(1)], num_workers=1, worker_init_fn=partial(start_loader_worker, os.getpid())))
+except Exception as error:
+    print(one_line(error))
+"""
+
+
+def test_a_temporary_folder_in_which_no_batch_can_be_sent_is_named() -> None:
+    with tempfile.TemporaryDirectory(prefix="soco-") as root:
+        said = []
+        for length in (LONGEST_TEMPORARY, LONGEST_TEMPORARY + 1):
+            folder = Path(root, "x" * (length - len(root) - 1))
+            folder.mkdir()
+            done = subprocess.run(
+                [sys.executable, "-c", ONE_BATCH],
+                env={**os.environ, "TMPDIR": str(folder)},
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=120,
+            )
+            said.append(done.stdout.strip())
+    assert said[0] == "tensor([[1.]])"
+    assert said[1].startswith(f"TMPDIR: the temporary folder {folder} has more than {LONGEST_TEMPORARY} characters, ")
