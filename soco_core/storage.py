@@ -3,6 +3,9 @@
 Every write is atomic: a local file appears under its name only when it is whole and on disk, and an
 S3 object is whole by nature. Credentials, region and endpoint of S3 come from boto3's standard
 environment (``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL_S3``, a profile, a pod's role ...).
+
+What is sent to S3, each part of a large file too, carries a CRC-32 that the store compares before it keeps anything;
+what comes back whole is compared by botocore.
 """
 
 from __future__ import annotations
@@ -11,23 +14,24 @@ import os
 import random
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
 
 from soco_core.errors import InputError
+from soco_core.store_errors import CHECKSUM_REMEDY, s3_errors
 
 TEMPORARY_SUFFIX = ".tmp"
 S3_CONNECTIONS = 16
 """Connections that a process keeps open to a store; more threads than this would wait for one another."""
+ATTEMPTS = 6
+PART_BYTES = 16 << 20
+"""A larger file goes in parts of this size (larger ones where there would be more than 10,000)."""
+PARTS_AT_ONCE = 4
 BODY_ATTEMPTS = 5
 """botocore repeats a request that fails, but not one whose answer breaks off while it is read."""
-
-
-class MissingObjectError(InputError):
-    """An S3 store has no object of this key (its bucket exists)."""
 
 
 def is_s3(uri: str | Path) -> bool:
@@ -37,8 +41,12 @@ def is_s3(uri: str | Path) -> bool:
 
 def scratch_path(uri: str) -> Path:
     """Return where this machine keeps its copy of an S3 object or prefix: below ``SOCO_SCRATCH``."""
-    root = os.environ.get("SOCO_SCRATCH") or Path.home() / ".cache" / "soco"
-    return Path(root, *split_s3(uri))
+    return scratch_root().joinpath(*split_s3(uri))
+
+
+def scratch_root() -> Path:
+    """Return the directory of this machine's copies of S3 objects: ``SOCO_SCRATCH``, or one in the user's cache."""
+    return Path(os.environ.get("SOCO_SCRATCH") or Path.home() / ".cache" / "soco")
 
 
 def join(base: str | Path, *parts: str) -> str:
@@ -79,7 +87,9 @@ def write_bytes(uri: str | Path, data: bytes) -> None:
     if is_s3(uri):
         bucket, key = split_s3(uri)
         with s3_errors(uri):
-            s3_client().put_object(Bucket=bucket, Key=key, Body=data)
+            answer = s3_client().put_object(Bucket=bucket, Key=key, Body=data)
+        if "ChecksumCRC32" not in answer:  # a store that compares none
+            _check_size(str(uri), len(data), len(data))
         return
     with atomic_file(uri) as file:
         file.write(data)
@@ -152,10 +162,38 @@ def list_objects(uri: str) -> Iterator[tuple[str, int]]:
 
 
 def upload(path: Path, uri: str, metadata: dict[str, str] | None = None) -> None:
-    """Copy a local file to S3 (multipart and retried by boto3); `metadata` is kept with the object."""
+    """Copy a local file to S3, a large one in parts; what was sent of one that fails or is stopped is removed.
+
+    Args:
+        path: the file; one that only grows may do so meanwhile.
+        uri: the object.
+        metadata: kept with the object.
+
+    Raises:
+        InputError: the store refuses, cannot be reached, or kept something else.
+    """
     bucket, key = split_s3(uri)
+    least = path.stat().st_size
     with s3_errors(uri):
-        s3_client().upload_file(str(path), bucket, key, ExtraArgs={"Metadata": metadata or {}})
+        s3_client().upload_file(
+            str(path), bucket, key, ExtraArgs={"Metadata": metadata or {}}, Config=_transfer_settings()
+        )
+    _check_size(uri, least, path.stat().st_size)
+
+
+def remove_unfinished_uploads(uri: str) -> None:
+    """Remove the parts below a URI that killed processes left in the store, where they cost money and are not seen.
+
+    Only for who holds the lock on all below `uri`. A store that refuses is left as it is.
+    """
+    bucket, prefix = split_s3(uri.rstrip("/") + "/")
+    client = s3_client()
+    with suppress(InputError), s3_errors(uri):
+        for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix):
+            for entry in page.get("Uploads", []):
+                # Some stores list those of the whole bucket.
+                if entry["Key"].startswith(prefix):
+                    client.abort_multipart_upload(Bucket=bucket, Key=entry["Key"], UploadId=entry["UploadId"])
 
 
 def describe(uri: str) -> tuple[int, dict[str, str]] | None:
@@ -177,7 +215,26 @@ def download(uri: str, path: Path) -> None:
     """Copy an S3 object to a local file, atomically; boto3 repeats the parts whose connection breaks off."""
     bucket, key = split_s3(uri)
     with atomic_file(path) as file, s3_errors(uri):
-        s3_client().download_fileobj(bucket, key, file)
+        s3_client().download_fileobj(bucket, key, file, Config=_transfer_settings())
+
+
+def local_copy(uri: str) -> Path:
+    """Return this machine's copy of an S3 object (below ``SOCO_SCRATCH``), fetched unless it is that of today.
+
+    Raises:
+        InputError: it does not exist, or the store refuses; MissingObjectError (a kind of it): the store has no such
+            object.
+    """
+    bucket, key = split_s3(uri)
+    path = scratch_path(uri)
+    with s3_errors(uri):
+        answer = s3_client().head_object(Bucket=bucket, Key=key)
+    # As file synchronisers do: an object that was written anew has another time.
+    stamp = (int(answer["ContentLength"]), int(answer["LastModified"].timestamp()))
+    if not path.is_file() or (path.stat().st_size, int(path.stat().st_mtime)) != stamp:
+        download(uri, path)
+        os.utime(path, (stamp[1], stamp[1]))
+    return path
 
 
 def delete(uri: str | Path) -> None:
@@ -204,7 +261,7 @@ def s3_client() -> Any:
     import boto3
     from botocore.config import Config
 
-    retries = {"max_attempts": 6, "mode": "standard"}
+    retries = {"max_attempts": ATTEMPTS, "mode": "standard"}
     return boto3.client("s3", config=Config(retries=retries, connect_timeout=10, max_pool_connections=S3_CONNECTIONS))
 
 
@@ -212,44 +269,23 @@ def s3_client() -> Any:
 os.register_at_fork(after_in_child=s3_client.cache_clear)
 
 
-@contextmanager
-def s3_errors(uri: str | Path) -> Iterator[None]:
-    """Turn an error of the store into one line that names the URI."""
-    from boto3.exceptions import Boto3Error, S3UploadFailedError
-    from botocore.exceptions import BotoCoreError, ClientError
-    from s3transfer.exceptions import (  # type: ignore[import-untyped]
-        RetriesExceededError,
-        S3DownloadFailedError,
+def _transfer_settings() -> Any:
+    from boto3.s3.transfer import TransferConfig
+
+    return TransferConfig(
+        multipart_threshold=PART_BYTES,
+        multipart_chunksize=PART_BYTES,
+        max_concurrency=PARTS_AT_ONCE,
+        preferred_transfer_client="classic",  # the other one, where it is installed, knows no s3_client
     )
 
-    try:
-        yield
-    except (ClientError, S3UploadFailedError) as error:
-        answered = error if isinstance(error, ClientError) else error.__context__
-        assert isinstance(answered, ClientError)  # boto3 wraps nothing else
-        detail = answered.response.get("Error", {})
-        code, status = str(detail.get("Code")), answered.response["ResponseMetadata"].get("HTTPStatusCode")
-        kind = MissingObjectError if status == 404 and code in {"NoSuchKey", "404"} else InputError
-        told = " ".join(str(detail.get("Message")).split()).rstrip(".")
-        raise kind(f"{uri}: the S3 store answered {code}: {told}; {_remedy(code, status)}") from error
-    except (RetriesExceededError, S3DownloadFailedError) as error:
-        cause = " ".join(str(getattr(error, "last_exception", error)).split())
-        raise InputError(f"{uri}: not downloaded ({cause}); run this again once the store can be reached") from error
-    except (BotoCoreError, Boto3Error, ValueError) as error:  # botocore takes a bad endpoint for a ValueError
-        cause = " ".join(str(error).split())
-        raise InputError(f"{uri}: {cause}; check the endpoint, region and credentials in the environment") from error
 
-
-def _remedy(code: str, status: int | None) -> str:
-    if code == "NoSuchBucket":
-        return "check the bucket's name, and the endpoint in the environment"
-    if status in {401, 403} or code in {"ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch"}:
-        return "check the credentials in the environment and what they may do"
-    if status is not None and status >= 500:
-        return "run this again once the store is well"
-    if status == 416:
-        return "it is shorter than it should be, write it again"
-    return "check the path"
+def _check_size(uri: str, least: int, most: int) -> None:
+    """Compare an object's size in bytes: a store that does not know checksums may keep them among the data."""
+    found = describe(uri)
+    if found is None or not least <= found[0] <= most:
+        kept = "nothing" if found is None else f"{found[0]} bytes"
+        raise InputError(f"{uri}: the S3 store kept {kept} of {least}; {CHECKSUM_REMEDY}")
 
 
 def _get(uri: str | Path, **request: str) -> tuple[bytes, dict[str, Any]]:

@@ -24,6 +24,7 @@ FLOORS = (
         "linear_config",
         "recipes",
         "storage",
+        "store_errors",
         "tracking",
     },
     {"artifacts"},
@@ -41,7 +42,7 @@ LIGHT = sorted(
         CORE / f"{name}.py"
         for name in (
             *("cli", "config", "config_fields", "console", "errors", "finetune_config", "linear_config"),
-            *("recipes/__init__", "storage", "tracking/__init__"),
+            *("recipes/__init__", "storage", "store_errors", "tracking/__init__"),
         )
     }
     | set(CORE.glob("*/*stage.py"))

@@ -16,6 +16,7 @@ import pytest
 
 from soco_core import storage
 from soco_core.errors import InputError
+from soco_core.store_errors import MissingObjectError
 
 if TYPE_CHECKING:
     from conftest import FaultyStore
@@ -222,9 +223,7 @@ def test_a_range_and_the_size_of_the_whole(faulty_s3: FaultyStore) -> None:
         InputError, match=rf"^{uri}: the S3 store answered InvalidRange: .*; it is shorter than it should"
     ):
         storage.read_range(uri, 10, 1)
-    with pytest.raises(
-        storage.MissingObjectError, match=rf"^{uri}0: the S3 store answered NoSuchKey: [^\n]*; check the p"
-    ):
+    with pytest.raises(MissingObjectError, match=rf"^{uri}0: the S3 store answered NoSuchKey: [^\n]*; check the p"):
         storage.read_range(f"{uri}0", 10, 1)
 
 

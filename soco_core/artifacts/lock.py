@@ -21,6 +21,7 @@ from uuid import uuid4
 
 from soco_core import storage
 from soco_core.errors import InputError, ResultLockedError
+from soco_core.store_errors import s3_errors
 
 PATIENCE_SECONDS = 1.5
 """A worker that a killed process had just forked lets go of its lock only once it gets to run."""
@@ -152,7 +153,7 @@ class Lease:
 
         bucket, key = storage.split_s3(self.uri)
         body = json.dumps({"token": self.token, "holder": _who()}).encode()
-        with storage.s3_errors(self.uri):
+        with s3_errors(self.uri):
             try:
                 return str(storage.s3_client().put_object(Bucket=bucket, Key=key, Body=body, **condition)["ETag"])
             except ClientError as error:
@@ -164,7 +165,7 @@ class Lease:
         from botocore.exceptions import ClientError
 
         bucket, key = storage.split_s3(self.uri)
-        with storage.s3_errors(self.uri):
+        with s3_errors(self.uri):
             try:
                 answer = storage.s3_client().get_object(Bucket=bucket, Key=key)
             except ClientError as error:

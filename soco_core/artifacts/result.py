@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,7 @@ class ResultDirectory:
         storage.write_text(self.path / DONE, text)
         if storage.is_s3(self.uri):
             storage.write_text(storage.join(self.uri, DONE), text)
+            storage.remove_unfinished_uploads(self.uri)
         self.done = done
 
     def _published_as(self, path: Path) -> str:
@@ -172,6 +173,7 @@ def open_result(uri: str | Path, stage: str | None = None) -> ResultDirectory:
         raise InputError(f"{uri}: a result of `{done['stage']}`, but one of `{stage}` is needed")
     path = _local(uri)
     if storage.is_s3(uri):
+        _remove_abandoned(path)
         _fetch_whole(uri, path, done["files"])
     for name, entry in done["files"].items():
         if not (path / name).is_file() or (path / name).stat().st_size != entry["bytes"]:
@@ -185,14 +187,19 @@ def open_result(uri: str | Path, stage: str | None = None) -> ResultDirectory:
 def _prepared(result: ResultDirectory, recipe: Recipe) -> ResultDirectory:
     result.done = _read_done(result.uri)
     if result.done is None:
-        for path in result.path.rglob(f".*{storage.TEMPORARY_SUFFIX}"):
-            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
-                path.unlink(missing_ok=True)
+        _remove_abandoned(result.path)
         if storage.is_s3(result.uri):
             _fetch_part(result)
         storage.write_text(result.path / RECIPE, recipe.to_yaml())
         result.publish(result.path / RECIPE)
     return result
+
+
+def _remove_abandoned(folder: Path) -> None:
+    for path in folder.rglob(f".*{storage.TEMPORARY_SUFFIX}"):
+        with suppress(FileNotFoundError):  # another process was faster
+            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                path.unlink()
 
 
 def _read_done(uri: str) -> dict[str, Any] | None:
@@ -251,9 +258,14 @@ def _fetch_whole(uri: str, folder: Path, files: dict[str, dict[str, Any]]) -> No
     """Fetch the files of a finished result that are not here yet."""
     for name, entry in files.items():
         path = _inside(folder, name, uri)
-        here = path.is_file() and path.stat().st_size == entry["bytes"] and file_sha256(path) == entry["sha256"]
-        if not here:
+        if not _is_as_written(path, entry):
             storage.download(storage.join(uri, name), path)
+            if not _is_as_written(path, entry):
+                path.unlink()
+
+
+def _is_as_written(path: Path, entry: dict[str, Any]) -> bool:
+    return path.is_file() and path.stat().st_size == entry["bytes"] and file_sha256(path) == entry["sha256"]
 
 
 def _inside(folder: Path, name: str, uri: str) -> Path:

@@ -17,6 +17,7 @@ from soco_core.artifacts.fingerprint import file_sha256
 from soco_core.errors import InputError
 from soco_core.images.pack_index import INDEX, PackIndex, Place
 from soco_core.images.sources import MissingImageError, file_system_failed
+from soco_core.store_errors import MissingObjectError
 
 PACK = "pack.json"
 KIND = "soco-pack"
@@ -79,7 +80,7 @@ class PackSource:
         if self.remote:
             try:
                 data, found = storage.read_range(storage.join(self.root, name), place.offset, place.size)
-            except storage.MissingObjectError as error:
+            except MissingObjectError as error:
                 raise self._not_as_packed(name) from error
             if found != whole:
                 raise self._not_as_packed(name, found)
@@ -157,7 +158,7 @@ def read_pack_file(root: str) -> dict[str, Any] | None:
         if not storage.is_s3(root) and not Path(uri).is_file():
             return None
         data = storage.read_bytes(uri)
-    except storage.MissingObjectError:
+    except MissingObjectError:
         return None
     damaged = InputError(f"{uri}: damaged; copy the pack again, or delete it and pack the images again")
     try:

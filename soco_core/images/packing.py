@@ -164,7 +164,9 @@ class _Packing:
         for number in range(len(self.shards)):
             storage.delete(self._part(number))
         storage.delete(storage.join(self.uri, PARTS, PLAN))
-        if not storage.is_s3(self.uri):
+        if storage.is_s3(self.uri):
+            storage.remove_unfinished_uploads(self.uri)
+        else:
             Path(self.uri, PARTS).rmdir()
         _tell(content)
 

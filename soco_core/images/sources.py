@@ -18,6 +18,7 @@ from typing import Literal, Protocol
 from soco_core import storage
 from soco_core.errors import InputError
 from soco_core.images.decode import BadImageError
+from soco_core.store_errors import MissingObjectError
 
 Mode = Literal["contents", "sizes"]
 
@@ -87,7 +88,7 @@ class S3Source:
         """See :meth:`ImageSource.read_bytes`."""
         try:
             return storage.read_bytes(storage.join(self.root, image_id))
-        except storage.MissingObjectError as error:
+        except MissingObjectError as error:
             raise MissingImageError("cannot be opened: no such object") from error
 
 
