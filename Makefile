@@ -23,7 +23,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "error: python3-venv is missing; run: sudo apt install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[pipelines,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[pipelines,cluster,dev]'
 	# The reference of the LVIS tests; what it requires would put a second OpenCV over the first.
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps lvis==0.5.3
 	@touch $@
