@@ -12,7 +12,7 @@ from soco_core.tracking.context import (
     resume_pipeline_run,
     start_pipeline_run,
 )
-from soco_core.tracking.server import quiet_mlflow, without_password
+from soco_core.tracking.server import quiet_mlflow, refuse_password, without_password
 from soco_core.tracking.tracker import Tracker
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "default_store",
     "end_pipeline_run",
     "quiet_mlflow",
+    "refuse_password",
     "resume_pipeline_run",
     "start_pipeline_run",
     "without_password",

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from soco_core.errors import InputError
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
@@ -35,6 +37,20 @@ def without_password(text: str, uri: str) -> str:
     secret = re.search(r"//[^/\s:@]*:([^/\s@]+)@", uri)
     text = re.sub(r"//[^/\s]*@", "//", text)
     return text.replace(secret[1], "***") if secret else text
+
+
+def refuse_password(uri: str) -> None:
+    """Refuse a tracking URI with a password in it, which files, stages and a pipeline's pages would show.
+
+    Raises:
+        InputError: it has one.
+    """
+    user = re.match(r"[^/]*//([^/\s]*)@", uri)
+    if user and ":" in user[1]:
+        raise InputError(
+            f"the tracking URI {without_password(uri, uri)} holds a password, which runs would show; leave it out and "
+            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (PGPASSWORD for a database) in the environment"
+        )
 
 
 def open_client(uri: str) -> MlflowClient:

@@ -14,13 +14,15 @@ from mlflow.entities import Run
 from soco_core import tracking
 from soco_core.artifacts.result import ResultDirectory, locate
 from soco_core.artifacts.stage import complete
-from soco_core.errors import InterruptedStageError
+from soco_core.errors import InputError, InterruptedStageError
+from soco_core.plan.stage import plan
 from soco_core.recipes import load_recipe
 from soco_core.tracking import (
     Tracker,
     TrackingContext,
     default_store,
     end_pipeline_run,
+    refuse_password,
     start_pipeline_run,
     without_password,
 )
@@ -214,6 +216,26 @@ def test_a_server_that_is_not_there_is_said_without_its_password(
 )
 def test_an_address_is_shown_without_user_and_password(text: str, shown: str) -> None:
     assert without_password(text, text) == shown
+
+
+@pytest.mark.parametrize(
+    ("uri", "refused"),
+    [
+        ("http://me:pw@host/path", True),
+        ("postgresql+psycopg2://me:p@w@host:5432/db", True),
+        ("http://me@host", False),
+        ("http://host:5000/a:b@c", False),
+        ("sqlite:////a:b@c/mlflow.db", False),
+    ],
+)
+def test_a_run_is_not_given_an_address_with_a_password(uri: str, refused: bool) -> None:
+    if refused:
+        with pytest.raises(InputError, match=r"^the tracking URI \S+//host\S* holds a password, .*TRACKING_PASSWORD"):
+            refuse_password(uri)
+        with pytest.raises(InputError, match="holds a password"):
+            plan(RECIPE, images="none", coco="none", output="none", tracking_uri=uri)
+    else:
+        refuse_password(uri)
 
 
 def test_a_bare_password_is_hidden_too() -> None:
