@@ -11,7 +11,7 @@ from soco_core.artifacts.result import open_result
 from soco_core.artifacts.unpickle import load_foreign
 from soco_core.artifacts.weights import CANONICAL, load_canonical
 from soco_core.errors import InputError
-from soco_core.storage import is_s3
+from soco_core.storage import exists, is_s3, local_copy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +35,7 @@ class Initialisation:
 
 
 def find_initialisation(init: str, export: str = CANONICAL) -> Initialisation:
-    """Look up ``scratch``, a weights file, or the directory or URI of a `convert` or `import` result.
+    """Look up ``scratch``, a weights file, or a `convert` or `import` result; both may be on a disk or on S3.
 
     Args:
         init: which.
@@ -46,7 +46,8 @@ def find_initialisation(init: str, export: str = CANONICAL) -> Initialisation:
     """
     if init == SCRATCH:
         return Initialisation("Scratch", SCRATCH, SCRATCH, None)
-    if is_s3(init) or Path(init).is_dir():
+    stored = is_s3(init) and exists(init)
+    if not stored and (is_s3(init) or Path(init).is_dir()):
         found = open_result(init)
         if found.stage == IMPORTED:
             method, file = str(found.summary["method"]), str(found.summary["file"])
@@ -60,7 +61,7 @@ def find_initialisation(init: str, export: str = CANONICAL) -> Initialisation:
         other = found.summary.get("method")
         text = f"{'imported' if other else 'converted'} weights {found.fingerprint}"
         return Initialisation(str(other or "SoCo"), text, found.fingerprint, found.path / export)
-    path = Path(init)
+    path = local_copy(init) if stored else Path(init)
     if not path.is_file():
         raise InputError(
             f"--init {init}: no such file or folder; give `scratch`, a weights file (.pth, .pt, .pkl, .safetensors) or "

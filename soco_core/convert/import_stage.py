@@ -90,10 +90,7 @@ def weights_file(weights: str) -> Path:
     Raises:
         InputError: there is no such file.
     """
-    path = Path(weights)
-    if storage.is_s3(weights):
-        path = storage.scratch_path(weights)
-        storage.download(weights, path)
+    path = storage.local_copy(weights) if storage.is_s3(weights) else Path(weights)
     if not path.is_file():
         problem = "not a file" if path.exists() else "no such file"
         raise InputError(

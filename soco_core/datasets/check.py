@@ -10,7 +10,7 @@ from soco_core.config import DatasetsConfig, ImagesConfig
 from soco_core.datasets.files import Follow, visibly
 from soco_core.datasets.findings import Finding, Findings, Rule
 from soco_core.datasets.labels import read_folder_labels
-from soco_core.datasets.open_set import PARTS, images_of_lvis, is_place, kind_of, locate, read_part, taken
+from soco_core.datasets.open_set import PARTS, images_of_lvis, is_folder, is_place, kind_of, locate, read_part, taken
 from soco_core.datasets.published import Counts, Kind, Named, named
 from soco_core.datasets.split import LabelledSplit
 from soco_core.errors import InputError
@@ -156,7 +156,7 @@ def _check_images(report: Report, item: Named, sample: int | None, follow: Follo
 
 
 def _check_labels(report: Report, item: Named | None, sample: int | None, follow: Follow) -> None:
-    bare = not storage.is_s3(report.place) and not storage.exists(storage.join(report.place, "train"))
+    bare = not is_folder(storage.join(report.place, "train"))
     classes: list[tuple[str, ...]] = []
     for name in ("",) if bare and item is None else PARTS:
         looked = SplitReport(name or "images", published=item.splits[name] if item else None)

@@ -38,7 +38,7 @@ def locate(root: Root, config: DatasetsConfig, data: str | None = None) -> str:
     """
     if data:
         below = storage.join(data, root)
-        return below if _is_folder(below) else data
+        return below if is_folder(below) else data
     place = getattr(config, root)
     if place:
         return str(place)
@@ -57,7 +57,7 @@ def is_place(name: str) -> bool:
 
 def images_of_lvis(place: str, config: DatasetsConfig, data: str | None = None) -> str:
     """Return the root of LVIS's images: its own, if it has train2017 or val2017, else COCO's."""
-    if any(_is_folder(storage.join(place, folder)) for folder in ("train2017", "val2017")):
+    if any(is_folder(storage.join(place, folder)) for folder in ("train2017", "val2017")):
         return place
     return locate("coco", config, data)
 
@@ -142,7 +142,8 @@ def taken(item: Named, split: LabelledSplit, config: DatasetsConfig) -> Labelled
     return take_part(split, item.share, config.image_ids) if item.share else split
 
 
-def _is_folder(place: str) -> bool:
+def is_folder(place: str) -> bool:
+    """Tell whether there is a local folder, or anything below an S3 URI."""
     if storage.is_s3(place):
         return next(storage.list_objects(place), None) is not None
     return os.path.isdir(place)

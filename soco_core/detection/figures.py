@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +50,13 @@ def draw_detections(split: LabelledSplit, predictions: list[dict[str, Any]], pat
         figure.savefig(file, format="png", dpi=110)
 
 
-def draw_found(split: LabelledSplit, position: int, found: list[dict[str, Any]], path: Path) -> None:
-    """Write a PNG of one image with what was found in it, as large as the image unless that is tiny.
+def draw_found(split: LabelledSplit, position: int, found: list[dict[str, Any]]) -> bytes:
+    """Return a PNG of one image with what was found in it, as large as the image unless that is tiny.
 
     Args:
         split: holds the image and the categories.
         position: the image's.
         found: COCO results of this image.
-        path: the file.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -68,8 +68,9 @@ def draw_found(split: LabelledSplit, position: int, found: list[dict[str, Any]],
     FigureCanvasAgg(figure)
     axis = figure.add_axes((0, 0, 1, 1), frameon=False)
     _draw(axis, pixels, found, split, 8.0)
-    with atomic_file(path) as file:
-        figure.savefig(file, format="png", dpi=DPI)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=DPI)
+    return file.getvalue()
 
 
 def _draw(

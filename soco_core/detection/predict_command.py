@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,21 @@ from soco_core.detection.stage import CATEGORIES, WEIGHTS
 from soco_core.errors import InputError
 from soco_core.images import BadImageError, decode_image
 from soco_core.recipes import load_recipe
-from soco_core.storage import is_s3, write_text
+from soco_core.storage import is_s3, join, list_objects, read_bytes, write_bytes, write_text
 
 PREDICTIONS = "predictions.json"
 IMAGES = "images.json"
 DRAWINGS = "drawings"
 
 
-def predict_images(weights: str, images: list[str], *, output: str, score: float = 0.5) -> Path:
+class _Anywhere(LabelledSplit):
+    """Images that lie in no common folder: a file's name is its whole path or URI."""
+
+    def image_uri(self, image: dict[str, Any]) -> str:
+        return str(image["file_name"])
+
+
+def predict_images(weights: str, images: list[str], *, output: str, score: float = 0.5) -> str:
     """Find objects in images and draw them.
 
     Writes ``predictions.json`` (COCO results: every detection above the recipe's `finetune.score_threshold`),
@@ -29,8 +37,8 @@ def predict_images(weights: str, images: list[str], *, output: str, score: float
 
     Args:
         weights: a result of `soco finetune`, its directory, its URI, or its ``model.safetensors``.
-        images: image files and folders of them, of any depth.
-        output: folder to write to; files of the same names are replaced.
+        images: image files and folders of them, of any depth; paths and S3 URIs.
+        output: folder or S3 URI to write to; files of the same names are replaced.
         score: only detections of this score or more are drawn.
 
     Returns:
@@ -59,22 +67,24 @@ def predict_images(weights: str, images: list[str], *, output: str, score: float
     with torch.inference_mode():
         found = predict(model.to(chosen), split, recipe, chosen)
 
-    folder = Path(output)
     try:
-        write_text(folder / PREDICTIONS, json.dumps(found))
-        write_text(folder / IMAGES, json.dumps({"images": split.images, "categories": categories}, indent=2) + "\n")
+        write_text(join(output, PREDICTIONS), json.dumps(found))
+        content = {"images": split.images, "categories": categories}
+        write_text(join(output, IMAGES), json.dumps(content, indent=2) + "\n")
         for position, record in enumerate(split.images):
             shown = [item for item in found if item["image_id"] == record["id"] and item["score"] >= score]
-            draw_found(split, position, shown, folder / DRAWINGS / f"{_drawing(record)}.png")
+            write_bytes(join(output, DRAWINGS, f"{_drawing(record)}.png"), draw_found(split, position, shown))
     except OSError as error:
         raise InputError(f"--output {output}: cannot be written ({error.strerror}); name another folder") from error
     drawn = sum(item["score"] >= score for item in found)
     say(f"predict: {len(split.images)} images, {len(found)} detections, {drawn} of score {score:g} or more drawn")
-    return folder / PREDICTIONS
+    return join(output, PREDICTIONS)
 
 
 def _open(weights: str) -> tuple[ResultDirectory, Recipe]:
-    place = str(Path(weights).parent) if not is_s3(weights) and Path(weights).name == WEIGHTS else weights
+    place = weights
+    if weights.rpartition("/")[2] == WEIGHTS:
+        place = weights.rpartition("/")[0] if is_s3(weights) else str(Path(weights).parent)
     result = open_result(place, stage="finetune")
     if not (result.path / CATEGORIES).is_file():
         raise InputError(f"{result.uri}: has no {CATEGORIES}; finetune again with this version of soco")
@@ -85,30 +95,41 @@ def _split(images: list[str], categories: list[dict[str, Any]], max_pixels: int)
     """Return the images that can be decoded as a split without annotations; the others are named."""
     records: list[dict[str, Any]] = []
     sizes: list[int] = []
-    for path in _files(images):
+    for uri in dict.fromkeys(_files(images)):
         try:
-            data = path.read_bytes()
+            data = read_bytes(uri)
             height, width = decode_image(data, max_pixels).shape[:2]
-        except (BadImageError, OSError) as error:
-            say(f"predict: {path}: left out ({error})")
+        except (BadImageError, InputError) as error:
+            if isinstance(error, InputError) and is_s3(uri):  # what the store lacks or withholds was asked for
+                raise
+            say(f"predict: {uri}: left out ({error})")
             continue
-        records.append({"id": len(records) + 1, "file_name": str(path.resolve()), "width": width, "height": height})
+        records.append(
+            {
+                "id": len(records) + 1,
+                "file_name": uri if is_s3(uri) else str(Path(uri).resolve()),
+                "width": width,
+                "height": height,
+            }
+        )
         sizes.append(len(data))
     if not records:
         raise InputError(f"{', '.join(images)}: no image that can be decoded; give image files or folders of them")
-    return LabelledSplit("coco", IMAGES, "", records, [], categories, "", tuple(sizes))
+    return _Anywhere("coco", IMAGES, "", records, [], categories, "", tuple(sizes))
 
 
-def _files(images: list[str]) -> list[Path]:
-    found: dict[Path, None] = {}
-    for place in map(Path, images):
-        if not place.exists():
-            raise InputError(f"{place}: no such file or folder; give image files or folders of them")
-        if place.is_dir():
-            found |= dict.fromkeys(sorted(path for path in place.rglob("*") if path.is_file()))
+def _files(images: list[str]) -> Iterator[str]:
+    for place in images:
+        if is_s3(place):
+            # A prefix is a folder; an object has nothing below it.
+            below = [join(place, name) for name, _ in list_objects(place)]
+            yield from below or [place]
+        elif Path(place).is_dir():
+            yield from map(str, sorted(path for path in Path(place).rglob("*") if path.is_file()))
+        elif Path(place).exists():
+            yield place
         else:
-            found[place] = None
-    return list(found)
+            raise InputError(f"{place}: no such file or folder; give image files or folders of them")
 
 
 def _drawing(record: dict[str, Any]) -> str:

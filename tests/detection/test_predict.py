@@ -17,6 +17,7 @@ from soco_core.detection.predict_command import predict_images
 from soco_core.detection.stage import finetune
 from soco_core.errors import InputError
 from soco_core.recipes import parse_recipe
+from soco_core.storage import read_bytes, upload
 from tests.detection.test_stage import TINY
 from tests.scenes import draw_scenes
 
@@ -48,7 +49,7 @@ def pictures(tmp_path: Path) -> Path:
 def test_results_and_drawings(
     detector: ResultDirectory, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = predict_images(str(detector.path), [str(pictures)], output=str(tmp_path / "out"), score=0.02)
+    file = Path(predict_images(str(detector.path), [str(pictures)], output=str(tmp_path / "out"), score=0.02))
     listed = json.loads((file.parent / "images.json").read_text())
     assert [Path(item["file_name"]).name for item in listed["images"]] == ["scene.jpg", "scene.jpg", "turned.jpg"]
     assert [(item["width"], item["height"]) for item in listed["images"]] == [(96, 72), (96, 72), (72, 96)]
@@ -66,7 +67,7 @@ def test_results_and_drawings(
     assert drawings == ["00001-scene.png", "00002-scene.png", "00003-turned.png"]
     # A drawing shows the image and, on it, the boxes of the score that was asked for.
     drawn = np.asarray(Image.open(file.parent / "drawings" / "00001-scene.png").convert("RGB"), np.int64)
-    plain = predict_images(str(detector.path), [str(pictures)], output=str(tmp_path / "plain"), score=1.0)
+    plain = Path(predict_images(str(detector.path), [str(pictures)], output=str(tmp_path / "plain"), score=1.0))
     bare = np.asarray(Image.open(plain.parent / "drawings" / "00001-scene.png").convert("RGB"), np.int64)
     scene = np.asarray(Image.open(pictures / "a" / "scene.jpg").convert("RGB"), np.int64)
     assert drawn.shape == bare.shape
@@ -89,8 +90,31 @@ def test_the_file_of_weights_will_do_and_is_found_by_the_command(
     assert done.returncode == 0, done.stderr
     file = Path(done.stdout.strip())
     assert file == tmp_path / "out" / "predictions.json"
-    again = predict_images(str(detector.path), [image], output=str(tmp_path / "again"))
+    again = Path(predict_images(str(detector.path), [image], output=str(tmp_path / "again")))
     assert file.read_bytes() == again.read_bytes()
+
+
+def test_weights_images_and_results_in_a_store(
+    detector: ResultDirectory, pictures: Path, tmp_path: Path, s3: str
+) -> None:
+    here = Path(predict_images(str(detector.path), [str(pictures)], output=str(tmp_path / "out"), score=0.02))
+    for folder, place in ((detector.path, "run"), (pictures, "pictures")):
+        for path in folder.rglob("*"):
+            if path.is_file() and not path.name.startswith("."):
+                upload(path, f"{s3}/{place}/{path.relative_to(folder).as_posix()}")
+    # A prefix, and an image of it once more.
+    images = [f"{s3}/pictures", f"{s3}/pictures/a/scene.jpg"]
+    file = predict_images(f"{s3}/run/model.safetensors", images, output=f"{s3}/out", score=0.02)
+    assert file == f"{s3}/out/predictions.json"
+    assert read_bytes(file) == here.read_bytes()
+    listed = json.loads(read_bytes(f"{s3}/out/images.json"))["images"]
+    assert [item["file_name"] for item in listed] == [
+        f"{s3}/pictures/{name}.jpg" for name in ("a/scene", "b/scene", "turned")
+    ]
+    for drawing in (here.parent / "drawings").iterdir():
+        assert read_bytes(f"{s3}/out/drawings/{drawing.name}") == drawing.read_bytes()
+    with pytest.raises(InputError, match=rf"^{s3}/none\.jpg: the S3 store answered NoSuchKey"):
+        predict_images(f"{s3}/run", [f"{s3}/none.jpg"], output=f"{s3}/out")
 
 
 @pytest.mark.parametrize(
