@@ -158,12 +158,11 @@ def writing(result: ResultDirectory, recipe: Recipe) -> Iterator[ResultDirectory
             yield _prepared(result, recipe)
 
 
-def open_result(uri: str | Path, stage: str | None = None) -> ResultDirectory:
-    """Open a whole result of a former stage for reading (fetched first, if it is on S3).
+def find_result(uri: str | Path, stage: str | None = None) -> ResultDirectory:
+    """Find a whole result of a former stage; none of its files is fetched or looked at.
 
     Raises:
-        InputError: there is no result, it is not whole, it is another stage's, or a file of it is missing
-            or not as it was written.
+        InputError: there is no result, it is not whole, or it is another stage's.
     """
     uri = str(uri) if storage.is_s3(uri) else str(Path(uri).resolve())
     done = _read_done(uri)
@@ -171,7 +170,18 @@ def open_result(uri: str | Path, stage: str | None = None) -> ResultDirectory:
         raise InputError(f"{uri}: not a finished result (it has no {DONE}); run its stage to the end first")
     if stage is not None and done["stage"] != stage:
         raise InputError(f"{uri}: a result of `{done['stage']}`, but one of `{stage}` is needed")
-    path = _local(uri)
+    return ResultDirectory(uri, _local(uri), done["fingerprint"], done["stage"], done["determined_by"], done)
+
+
+def open_result(uri: str | Path, stage: str | None = None) -> ResultDirectory:
+    """Open a whole result of a former stage for reading (fetched first, if it is on S3).
+
+    Raises:
+        InputError: as :func:`find_result`, or a file of it is missing or not as it was written.
+    """
+    result = find_result(uri, stage)
+    uri, path, done = result.uri, result.path, result.done
+    assert done is not None
     if storage.is_s3(uri):
         _remove_abandoned(path)
         _fetch_whole(uri, path, done["files"])
@@ -181,7 +191,7 @@ def open_result(uri: str | Path, stage: str | None = None) -> ResultDirectory:
                 f"{storage.join(uri, name)}: missing or damaged; delete {storage.join(uri, DONE)} and run the stage "
                 f"`{done['stage']}` again to make the result whole"
             )
-    return ResultDirectory(uri, path, done["fingerprint"], done["stage"], done["determined_by"], done)
+    return result
 
 
 def _prepared(result: ResultDirectory, recipe: Recipe) -> ResultDirectory:

@@ -1,4 +1,4 @@
-"""A stage as a PyTorchJob of Kubeflow's training operator (`kubeflow.org/v1`): plain dictionaries, no cluster needed."""
+"""A stage as a PyTorchJob of Kubeflow's training operator (`kubeflow.org/v1`): a dictionary, no cluster needed."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def settings_fingerprint(settings: JobSettings, work: Work) -> str:
     return fingerprint({**settings.model_dump(mode="json"), "arguments": list(work.arguments)})
 
 
-def build_job(settings: JobSettings, work: Work, *, name: str = "", launcher: Launcher = Launcher()) -> dict[str, Any]:
+def build_job(settings: JobSettings, work: Work, *, name: str = "", launcher: Launcher | None = None) -> dict[str, Any]:
     """Build the PyTorchJob: a master and `nodes - 1` workers, alike but for their role.
 
     Args:
@@ -85,6 +85,7 @@ def build_job(settings: JobSettings, work: Work, *, name: str = "", launcher: La
     if settings.nodes < 1 or not settings.image:
         missing = "image" if settings.nodes else "nodes"
         raise InputError(f"parameter `job`: {missing} is missing; give it, a job needs nodes and an image")
+    launcher = launcher or Launcher()
     labels = _labels(work, launcher)
     template = {
         "metadata": {

@@ -1,4 +1,4 @@
-"""How a stage becomes a PyTorchJob: nodes, image, claims, limits. The default is no job: the stage runs in its own process.
+"""How a stage becomes a PyTorchJob: nodes, image, claims, limits. By default it runs in its own process.
 
 A pipeline hands the settings on as one JSON text, the component's parameter `job`.
 """
@@ -51,11 +51,11 @@ class JobSettings(Section):
     """Secrets with which the image is pulled."""
     namespace: Annotated[str, Field(pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$")] = ""
     """Where the job runs; empty: the launching pod's own, or that of the kubeconfig's context."""
-    node_selector: dict[str, str] = {}
+    node_selector: dict[str, str] = Field(default_factory=dict)
     """Labels of the nodes that will do."""
     tolerations: tuple[Toleration, ...] = (Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule"),)
     """Taints of nodes that are put up with."""
-    claims: dict[Name, str] = {}
+    claims: dict[Name, str] = Field(default_factory=dict)
     """Volume claims by name, each with the path at which all pods see it; of several nodes they are ReadWriteMany."""
     cpu: Quantity = "40"
     """Cores of each pod, as request."""
@@ -67,7 +67,7 @@ class JobSettings(Section):
     """Largest size of /tmp, where copies of S3 objects lie; empty: no limit but the node's."""
     secrets: tuple[Name, ...] = ()
     """Secrets whose entries become environment variables: keys of S3, MLflow's user and password."""
-    env: dict[VariableName, str] = {"NCCL_DEBUG": "WARN"}
+    env: dict[VariableName, str] = Field(default_factory=lambda: {"NCCL_DEBUG": "WARN"})
     """Further environment variables, such as NCCL's; never secrets."""
     queue: Annotated[str, Field(pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$")] = ""
     """Local queue of Kueue; empty: the job does not queue."""
@@ -110,12 +110,12 @@ class JobSettings(Section):
     def _check(self) -> Self:
         for name, path in self.claims.items():
             if not path.startswith("/") or path.rstrip("/") in {"", *RESERVED_PATHS}:
-                raise ValueError(f"claims: {name} is mounted at {path!r}; give a path such as /data, not /tmp or /dev/shm")
+                raise ValueError(f"claims: {name} is mounted at {path!r}; give another path, such as /data")
         if len(set(self.claims.values())) < len(self.claims):
             raise ValueError("claims: two are mounted at the same path; give each its own")
         for name in self.env:
             if any(word in name.upper() for word in SECRET_WORDS):
-                raise ValueError(f"env: {name} looks like a secret; put it into a Kubernetes secret and name that in secrets")
+                raise ValueError(f"env: {name} looks like a secret; name a Kubernetes secret that holds it in secrets")
         if self.gpus_per_node and self.processes > self.gpus_per_node:
             raise ValueError(
                 f"processes_per_node is {self.processes_per_node}, more than gpus_per_node ({self.gpus_per_node}); "
@@ -127,7 +127,7 @@ class JobSettings(Section):
 def _explain(error: Any) -> str:
     path = ".".join(str(part) for part in error["loc"])
     if error["type"] == "json_invalid":
-        return f"not JSON ({error['ctx']['error']}); write it as {{\"nodes\": 2}}"
+        return f'not JSON ({error["ctx"]["error"]}); write it as {{"nodes": 2}}'
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(path, JobSettings.model_fields, n=1)
         return f"{path}: unknown key" + (f" (did you mean {near[0]!r}?)" if near else "")

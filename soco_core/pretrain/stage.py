@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soco_core import storage
-from soco_core.artifacts.result import ResultDirectory, locate, open_result
+from soco_core.artifacts.result import ResultDirectory, find_result, locate, open_result
 from soco_core.artifacts.stage import complete
 from soco_core.config import Recipe
 from soco_core.engine.distributed import Processes
@@ -51,14 +51,7 @@ def pretrain(
 
     def lead(processes: Processes) -> ResultDirectory:
         proposed = open_result(proposals, stage="proposals")
-        result = locate(
-            output,
-            "pretrain",
-            CONTRACT,
-            recipe,
-            ("seed", "views", "model", "pretrain"),
-            {"proposals": proposed.fingerprint},
-        )
+        result = _locate(recipe, proposed, output)
 
         def compute(result: ResultDirectory, tracker: Tracker) -> dict[str, Any]:
             from soco_core.artifacts.weights import PRETRAINED, save_canonical
@@ -92,6 +85,25 @@ def pretrain(
         processes.together(lambda: Trainer(recipe, dataset, processes)).train()
 
     return run_together(recipe.runtime.device, lead, follow)
+
+
+def locate_pretraining(recipe: Recipe, proposals: str, output: str) -> ResultDirectory:
+    """Find the result of a pretraining, whole or not; nothing of the proposals is fetched.
+
+    Args:
+        recipe: the resolved recipe.
+        proposals: result of `soco propose`, a directory or an S3 URI.
+        output: root of all results.
+
+    Raises:
+        InputError: `proposals` is not a finished result of that stage.
+    """
+    return _locate(recipe, find_result(proposals, stage="proposals"), output)
+
+
+def _locate(recipe: Recipe, proposed: ResultDirectory, output: str) -> ResultDirectory:
+    sections = ("seed", "views", "model", "pretrain")
+    return locate(output, "pretrain", CONTRACT, recipe, sections, {"proposals": proposed.fingerprint})
 
 
 def _open_dataset(recipe: Recipe, images: str | None, proposed: ResultDirectory) -> ViewDataset:

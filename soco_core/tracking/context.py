@@ -11,6 +11,8 @@ from typing import Any
 from soco_core.config import Recipe
 from soco_core.tracking.server import find_experiment, open_client, without_password
 
+PARENT = "SOCO_PARENT_RUN"
+"""Environment variable: id of the parent run, for a stage that a pipeline runs by its command."""
 BATCH = 100
 """Most parameters that MLflow takes in one call; it would take ten times as many metrics."""
 
@@ -35,9 +37,13 @@ class TrackingContext:
 
     @classmethod
     def from_environment(cls) -> TrackingContext | None:
-        """Track a stage that runs alone if ``MLFLOW_TRACKING_URI`` is set."""
+        """Track a stage that runs by its command if ``MLFLOW_TRACKING_URI`` is set."""
         uri = os.environ.get("MLFLOW_TRACKING_URI")
-        return cls(uri, "") if uri else None
+        return cls(uri, os.environ.get(PARENT, "")) if uri else None
+
+    def to_environment(self) -> dict[str, str]:
+        """Return the context as the variables that :meth:`from_environment` reads, in another process."""
+        return {"MLFLOW_TRACKING_URI": self.uri, **({PARENT: self.parent} if self.parent else {})}
 
     @property
     def place(self) -> str:
