@@ -13,4 +13,6 @@ if [[ "$(python -c 'import sys; print(sys.base_prefix)')" == /usr ]]; then
   apt-get install --quiet=2 --no-install-recommends python3-dev
 fi
 pip install --quiet setuptools wheel ninja
-pip wheel --quiet --no-build-isolation --constraint /constraints.txt --wheel-dir "$2" "$1"
+# Nothing that the image has already is to be replaced.
+pip freeze --exclude setuptools --exclude wheel --exclude ninja | grep '==' > /tmp/constraints.txt
+pip wheel --quiet --no-build-isolation --constraint /tmp/constraints.txt --wheel-dir "$2" "$1"

@@ -14,9 +14,11 @@ from pathlib import Path
 
 from soco_core.engine.setup import usable_cores
 from soco_core.errors import SocoError
+from soco_core.storage import scratch_root
 
 INSTALL = "pip install ."
 GIB = 1 << 30
+LEAST_SHARED_GIB = 1
 PACKAGES = {
     # distribution: (module, what it is for, needed for the stages, remedy)
     "torch": ("torch", "pretraining and finetuning", True, INSTALL),
@@ -45,7 +47,16 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at the interpreter, the packages, and the machine."""
-    return [_python(), *map(_package, PACKAGES), _selective_search(), _device(), _memory(), _disk(), _scratch()]
+    return [
+        _python(),
+        *map(_package, PACKAGES),
+        _selective_search(),
+        _device(),
+        _memory(),
+        _shared_memory(),
+        _disk(),
+        _scratch(),
+    ]
 
 
 def show(findings: list[Finding]) -> None:
@@ -149,14 +160,24 @@ def _memory() -> Finding:
     return Finding("memory", total >= 4, False, f"{total:.0f} GiB", "the demo wants 4 GiB")
 
 
+def _shared_memory(place: Path = Path("/dev/shm")) -> Finding:
+    """The loaders' workers hand images over through it; a container has 64 MB of it unless it is told otherwise."""
+    if not place.is_dir():
+        return Finding("shared memory", True, False, "not limited by itself")
+    size = shutil.disk_usage(place).total / GIB
+    remedy = "docker run --shm-size 8g; on a cluster a volume in memory at /dev/shm (or runtime.workers=0)"
+    return Finding("shared memory", size >= LEAST_SHARED_GIB, False, f"{size:.2g} GiB at {place}", remedy)
+
+
 def _disk() -> Finding:
     free = shutil.disk_usage(Path.cwd()).free / GIB
     return Finding("disk here", free >= 2, False, f"{free:.0f} GiB free", "free 2 GiB for the demo's results")
 
 
 def _scratch() -> Finding:
-    folder = Path(os.environ.get("SOCO_SCRATCH") or Path.home())
-    ok = os.access(folder, os.W_OK)
+    folder = scratch_root()
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    ok = there.is_dir() and os.access(there, os.W_OK)
     return Finding(
         "scratch for s3:// results", ok, False, str(folder), "set SOCO_SCRATCH to a directory that can be written"
     )

@@ -162,3 +162,17 @@ def faulty_s3(s3: str, s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Itera
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what tests measured and recorded under the name ``shown``; other processes' tests included."""
+    lines = [
+        str(text)
+        for report in terminalreporter.getreports("passed")
+        for name, text in report.user_properties
+        if name == "shown"
+    ]
+    if lines:
+        terminalreporter.section("measured")
+        for line in lines:
+            terminalreporter.write_line(line)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from soco_core import __version__, doctor
 from soco_core.doctor import runs_on
 from soco_core.recipes import load_recipe, named_recipes, parse_recipe
 
@@ -109,6 +111,36 @@ def test_doctor_says_that_the_stages_can_run() -> None:
 )
 def test_doctor_knows_which_gpus_a_torch_build_runs_on(gpu: tuple[int, int], built_for: list[str], runs: bool) -> None:
     assert runs_on(*gpu, built_for) is runs
+
+
+def test_doctor_tells_whether_torch_has_code_for_an_architecture() -> None:
+    import torch
+
+    has = torch._C._cuda_getArchFlags()
+    known = has.split()[0] if has else "sm_00"
+    done = soco("doctor", "--built-for", known)
+    assert (done.returncode, done.stdout) == ((0, f"torch has code for {has}\n") if has else (2, ""))
+    refused = soco("doctor", "--built-for", "sm_10")
+    assert refused.returncode == 2
+    assert "has no code for sm_10" in refused.stderr
+    assert "write it as sm_70" in soco("doctor", "--built-for", "V100").stderr
+
+
+def test_doctor_sees_little_shared_memory_and_a_scratch_that_is_not_there_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(total=64 << 20, free=1 << 40))
+    monkeypatch.setenv("SOCO_SCRATCH", str(tmp_path / "later" / "still"))
+    findings = {finding.name: finding for finding in doctor.examine()}
+    assert findings["shared memory"].ok is not Path("/dev/shm").is_dir()
+    assert "--shm-size" in findings["shared memory"].remedy
+    assert findings["scratch for s3:// results"].ok
+    (tmp_path / "later").write_text("a file in the way")
+    assert not {finding.name: finding for finding in doctor.examine()}["scratch for s3:// results"].ok
+
+
+def test_version() -> None:
+    assert soco("--version").stdout == f"soco {__version__}\n"
 
 
 def test_doctor_names_what_is_missing_and_the_remedy() -> None:
