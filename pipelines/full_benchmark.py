@@ -6,121 +6,119 @@ python pipelines/full_benchmark.py --submit   run on a cluster
 """
 # No `from __future__ import annotations`: kfp reads the annotations of a pipeline as objects.
 
-import inspect
 import sys
-from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from kfp import dsl
 
-from components.convert.component import convert
-from components.demo_data.component import demo_data
+from components.benchmark.component import benchmark
 from components.finetune.component import finetune
 from components.import_weights.component import import_weights
-from components.plan.component import plan
-from components.pretrain.component import pretrain
+from components.linear.component import linear
 from components.report.component import report
-from pipelines.compare import Comparison, parameters
-from pipelines.proposals import DEFAULT_SHARDS, ShardTasks, proposals_part
-from pipelines.tasks import add_task
+from pipelines.benchmarks import is_linear
+from pipelines.compare import parameters
+from pipelines.pretraining import add_plan, input_names, pretraining_part
+from pipelines.shape import Defaults, Shape, with_parameters
 
 NAME = "soco-full-benchmark"
+SUMMARY = "Pretrain by SoCo, finetune, and report beside the paper."
 
 
-def build_pipeline(
-    *,
-    image: str,
-    demo: bool,
-    supervised: bool,
-    shard_tasks: ShardTasks,
-    comparisons: Sequence[Comparison] = (),
-    defaults: Mapping[str, str | int] | None = None,
-) -> Any:
-    """Build the DAG; what is known now is unrolled, so that every task can be seen in it.
+def build_pipeline(shape: Shape, defaults: Defaults | None = None) -> Any:
+    """Build the DAG.
 
     Args:
-        image: container image of the stages.
-        demo: render images and a COCO-format data set instead of taking `images` and `coco`.
-        supervised: also finetune from the weights file `supervised`.
-        shard_tasks: limits, resources and retries of the proposals' shards.
-        comparisons: other methods' weights, each imported and then finetuned as a row of its own.
+        shape: what is settled now.
         defaults: values of parameters that a run need not give.
 
     Returns:
-        A kfp pipeline. Its parameters: the int shards (parts into which the images are divided for the
-        proposals), and the strings recipe, output, tracking_uri; images and coco unless `demo`; supervised
-        if `supervised`; compare_1, compare_2 ... for the weights of `comparisons`. It returns the report's result
-        directory.
+        A kfp pipeline. Its parameters (:data:`pipelines.shape.HELP`) are those that the shape makes use of. It
+        returns the report's result directory.
     """
-    inputs = [*([] if demo else ["images", "coco"]), *(["supervised"] if supervised else [])]
-    compared = parameters(comparisons)
-    names = ["recipe", *inputs, *compared, "output", "tracking_uri", "shards"]
-
-    run = partial(add_task, image=image)
-    propose_all = proposals_part(image, shard_tasks)
+    run = shape.tasks.add
+    add_pretraining = pretraining_part(shape)
+    named = [name for name in shape.benchmarks if name]
+    on_images = [name for name in named if is_linear(name)]
+    compared = parameters(shape.comparisons)
+    chosen = ["scale", "overrides"] if named else []
+    labelled = ["linear_images"] if on_images else []
+    names = [
+        "recipe",
+        *input_names(shape, "coco"),
+        *(["supervised"] if shape.supervised else []),
+        *compared,
+        *(*labelled, *chosen),
+        *(["job"] if shape.job else []),
+        *("output", "tracking_uri", "shards"),
+    ]
 
     def stages(*values: Any) -> Any:
         given = dict(zip(names, values, strict=True))
-        weights = given.get("supervised", "")
-
-        data = given
-        if demo:
-            data = run(demo_data, recipe=given["recipe"], output=given["output"]).outputs
-        images, coco = data["images"], data["coco"]
-        planned = run(
-            plan,
-            recipe=given["recipe"],
-            images=images,
-            coco=coco,
-            supervised=weights,
-            output=given["output"],
-            tracking_uri=given["tracking_uri"],
-        ).outputs
-        common = {"recipe": planned["recipe"], "tracking": planned["tracking"], "output": given["output"]}
-
+        supervised = given.get("supervised", "")
+        settings = {name: given[name] for name in chosen}
+        planned = add_plan(
+            shape,
+            given,
+            supervised=supervised,
+            benchmarks=",".join(named),
+            **{name: given[name] for name in (*chosen, *labelled)},
+        )
         # Before all that takes hours: a release that cannot be taken ends the run at once.
         imported = {
-            each.row: run(
+            parameter: run(
                 import_weights,
-                name=f"import {each.row}",
-                weights=given[name],
+                label=f"import {each.row}",
+                weights=given[parameter],
                 method=each.row,
                 layout=each.layout,
-                **common,
+                **planned.common,
             ).output
-            for name, each in compared.items()
+            for parameter, each in compared.items()
         }
-        proposals = propose_all(shards=given["shards"], images=images, **common)
-        pretrained = run(pretrain, proposals=proposals, images=images, **common).output
-        converted = run(convert, pretrained=pretrained, **common).output
+        made = add_pretraining(given, planned)
+        inits = {
+            "scratch": ("Scratch", "scratch"),
+            **({"supervised": ("Supervised", supervised)} if shape.supervised else {}),
+            **{parameter: (compared[parameter].row, result) for parameter, result in imported.items()},
+            "soco": ("SoCo", made.converted),
+        }
+        of_pretraining = {"proposals": made.proposals, "pretrained": made.pretrained}
 
-        slots = dict(zip(imported, parameters(comparisons), strict=True))
-        rows = {"Scratch": "scratch", **({"Supervised": weights} if supervised else {}), **imported, "SoCo": converted}
-        benchmarks = {
-            slots.get(method, method.lower()): run(
-                finetune, name=f"finetune {method}", method=method, init=init, coco=coco, **common
+        def rows(name: str) -> dict[str, Any]:
+            """Evaluate all weights on one benchmark; return each result by the parameter that takes it."""
+            of_benchmark = {"benchmark": name, **settings} if name else {}
+            if name in on_images:
+                component, data = linear, {"images": given["linear_images"]}
+            else:
+                component, data = finetune, {"coco": planned.coco}
+            label = "linear" if name in on_images else " ".join(filter(None, ("finetune", name)))
+            return {
+                row: run(
+                    component,
+                    kind="gpu",
+                    label=f"{label} {method}",
+                    method=method,
+                    init=init,
+                    **data,
+                    **of_benchmark,
+                    **planned.common,
+                ).outputs["Output"]
+                for row, (method, init) in inits.items()
+            }
+
+        tables = {
+            f"benchmark_{number}": run(
+                benchmark, label=f"benchmark {name}".strip(), name=name, **rows(name), **of_pretraining
             ).outputs["Output"]
-            for method, init in rows.items()
+            for number, name in enumerate(shape.benchmarks, 1)
         }
         return run(
-            report, plan=planned["result"], proposals=proposals, pretrained=pretrained, **benchmarks, **common
+            report, plan=planned.result, converted=made.converted, **of_pretraining, **tables, **planned.common
         ).outputs["Output"]
 
-    known = {"tracking_uri": "", "shards": DEFAULT_SHARDS, **(defaults or {})}
-    signature = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            annotation=int if name == "shards" else str,
-            default=known.get(name, inspect.Parameter.empty),
-        )
-        for name in names
-    ]
-    # kfp reads a pipeline's parameters from its signature (only those that this DAG uses), and passes
-    # them in that order.
-    stages.__signature__ = inspect.Signature(signature, return_annotation=str)  # type: ignore[attr-defined]
-    return dsl.pipeline(name=NAME, description="Pretrain by SoCo, finetune, and report beside the paper.")(stages)
+    known: Defaults = {**({"coco": ""} if named else {}), **(defaults or {})}
+    return dsl.pipeline(name=NAME)(with_parameters(stages, names, known, SUMMARY))
 
 
 if __name__ == "__main__":

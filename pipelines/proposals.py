@@ -10,7 +10,7 @@ from kfp import dsl
 from components.merge_proposals.component import merge_proposals
 from components.plan_proposals.component import plan_proposals
 from components.propose.component import propose
-from pipelines.tasks import add_task
+from pipelines.tasks import Tasks
 
 DEFAULT_SHARDS = 2
 RETRIED = ("plan_proposals", "propose", "merge_proposals")
@@ -37,11 +37,11 @@ class ShardTasks:
     dead pod leaves on S3."""
 
 
-def proposals_part(image: str, how: ShardTasks) -> Callable[..., Any]:
+def proposals_part(tasks: Tasks, how: ShardTasks) -> Callable[..., Any]:
     """Prepare the tasks that compute proposals, for a pipeline that is to be built.
 
     Args:
-        image: container image of the stages.
+        tasks: adds them.
         how: limits, resources and retries.
 
     Returns:
@@ -51,7 +51,7 @@ def proposals_part(image: str, how: ShardTasks) -> Callable[..., Any]:
     """
 
     def run(component: Any, **arguments: Any) -> Any:
-        task = add_task(component, image=image, **arguments)
+        task = tasks.add(component, kind="shards", **arguments)
         return task.set_retry(how.retries, backoff_duration=f"{how.backoff_seconds}s") if how.retries else task
 
     # A pipeline of its own: in a loop, kfp.local replaces every output of a task outside the loop by the

@@ -14,6 +14,9 @@ def linear(
     output: str,
     metrics: dsl.Output[dsl.Metrics],
     tracking: str = "",
+    benchmark: str = "linear",
+    scale: str = "",
+    overrides: str = "[]",
 ) -> str:
     """Evaluate a backbone by a linear classifier and by nearest neighbours.
 
@@ -25,6 +28,9 @@ def linear(
         output: root of all results.
         metrics: top-1, top-5 and k-NN accuracy, for the Kubeflow UI.
         tracking: the tracking context as JSON; empty for none.
+        benchmark: linear.
+        scale: how the benchmark is shortened; empty: not.
+        overrides: JSON list of section.field=value, which go before the benchmark's own settings.
 
     Returns:
         The benchmark's result directory.
@@ -32,12 +38,15 @@ def linear(
     from soco_core.engine.component import read_recipe, stage_process
 
     with stage_process(f"linear {method}") as stage:
+        import json
+
         from soco_core.artifacts.benchmark import BenchmarkResult
+        from soco_core.benchmarks.choose import of_benchmark
         from soco_core.linear.stage import linear as evaluate
         from soco_core.tracking import TrackingContext
 
         result = evaluate(
-            read_recipe(recipe),
+            of_benchmark(read_recipe(recipe), benchmark, scale, json.loads(overrides)),
             images=images,
             init=init,
             output=output,

@@ -11,32 +11,31 @@ def report(
     plan: str,
     proposals: str,
     pretrained: str,
-    scratch: str,
-    soco: str,
     output: str,
     html: dsl.Output[dsl.HTML],
-    supervised: str = "",
-    compare_1: str = "",
-    compare_2: str = "",
-    compare_3: str = "",
-    compare_4: str = "",
-    compare_5: str = "",
-    compare_6: str = "",
-    compare_7: str = "",
-    compare_8: str = "",
-    compare_9: str = "",
-    compare_10: str = "",
-    compare_11: str = "",
-    compare_12: str = "",
-    compare_13: str = "",
-    compare_14: str = "",
-    compare_15: str = "",
-    compare_16: str = "",
+    markdown: dsl.Output[dsl.Markdown],
+    benchmark_1: str = "[]",
+    benchmark_2: str = "[]",
+    benchmark_3: str = "[]",
+    benchmark_4: str = "[]",
+    benchmark_5: str = "[]",
+    benchmark_6: str = "[]",
+    benchmark_7: str = "[]",
+    benchmark_8: str = "[]",
+    benchmark_9: str = "[]",
+    benchmark_10: str = "[]",
+    benchmark_11: str = "[]",
+    benchmark_12: str = "[]",
+    benchmark_13: str = "[]",
+    benchmark_14: str = "[]",
+    benchmark_15: str = "[]",
+    benchmark_16: str = "[]",
+    converted: str = "",
     tracking: str = "",
 ) -> str:
-    """Write the tables beside the paper's, and close the MLflow parent run.
+    """Write all tables beside the paper's, and close the MLflow parent run.
 
-    Each row has a parameter of its own: a cluster does not fill in the outputs of tasks inside a list reliably
+    Each benchmark has a parameter of its own: a cluster does not fill in the outputs of tasks inside a list reliably
     (kubeflow/pipelines#11035).
 
     Args:
@@ -44,13 +43,11 @@ def report(
         plan: result directory of the plan.
         proposals: result directory of the proposals.
         pretrained: result directory of the pretraining.
-        scratch: result directory of the benchmark from scratch.
-        soco: result directory of the benchmark from SoCo's weights.
         output: root of all results.
         html: the report, for the Kubeflow UI.
-        supervised: result directory of the benchmark from supervised weights; empty for none.
-        compare_1: result directory of the benchmark of the first method compared with; empty for none. So on to
-            compare_16.
+        markdown: the same, without its pictures.
+        benchmark_1: the first benchmark's rows, a JSON list of result directories. So on to benchmark_16.
+        converted: result directory of the conversion, whose weights are listed; empty: they are not.
         tracking: the tracking context as JSON; empty for none.
 
     Returns:
@@ -59,39 +56,43 @@ def report(
     from soco_core.engine.component import read_recipe, stage_process
 
     with stage_process("report") as stage:
+        import json
         from pathlib import Path
 
         from soco_core.plan.stage import end_run
         from soco_core.report.stage import report as write
         from soco_core.tracking import TrackingContext
 
-        compared = (
-            compare_1,
-            compare_2,
-            compare_3,
-            compare_4,
-            compare_5,
-            compare_6,
-            compare_7,
-            compare_8,
-            compare_9,
-            compare_10,
-            compare_11,
-            compare_12,
-            compare_13,
-            compare_14,
-            compare_15,
-            compare_16,
+        benchmarks = (
+            benchmark_1,
+            benchmark_2,
+            benchmark_3,
+            benchmark_4,
+            benchmark_5,
+            benchmark_6,
+            benchmark_7,
+            benchmark_8,
+            benchmark_9,
+            benchmark_10,
+            benchmark_11,
+            benchmark_12,
+            benchmark_13,
+            benchmark_14,
+            benchmark_15,
+            benchmark_16,
         )
         result = write(
             read_recipe(recipe),
-            benchmarks=[benchmark for benchmark in (scratch, supervised, *compared, soco) if benchmark],
+            benchmarks=[row for rows in benchmarks for row in json.loads(rows)],
             output=output,
             pretrained=pretrained,
             proposals=proposals,
+            converted=converted or None,
             tracking=TrackingContext.from_json(tracking),
         )
         Path(html.path).write_bytes((result.path / "report.html").read_bytes())
+        lines = (result.path / "report.md").read_text(encoding="utf-8").splitlines(keepends=True)
+        Path(markdown.path).write_text("".join(line for line in lines if not line.startswith("![")), encoding="utf-8")
         end_run(plan, succeeded=True)
         stage.result = result.uri
     return stage.result

@@ -80,6 +80,35 @@ def load_linear(recipe: str, overrides: Sequence[str], scale: str = "") -> Recip
     return override(loaded.model_copy(update={"linear": shorten_linear(loaded.linear, parsed)}), "linear", overrides)
 
 
+def of_benchmark(recipe: Recipe, name: str, scale: str = "", overrides: Sequence[str] = ()) -> Recipe:
+    """Return the recipe of a pipeline's run for one of its benchmarks.
+
+    Args:
+        recipe: of the run, whose section `model` is that of its pretraining.
+        name: of the benchmark; empty: the recipe's own, nothing is changed.
+        scale: how to shorten it; the width stays, as pretrained weights fit no other.
+        overrides: the run's ``section.field=value`` overrides, which have the last word.
+
+    Raises:
+        InputError: no such benchmark; an impossible scale, or one that changes the width.
+        RecipeError: see :func:`soco_core.recipes.load_recipe`.
+    """
+    if not name:
+        return recipe
+    parsed = parse_scale(scale)
+    if parsed.width != 1:
+        raise InputError(
+            f"--scale {scale}: the width is {parsed.width}, and the pretrained weights would not fit; leave it out, "
+            f"such as {','.join(part for part in str(parsed).split(',') if not part.startswith('width='))}"
+        )
+    if named_benchmark(name).linear:
+        _say_shortened(name, parsed)
+        return override(
+            recipe.model_copy(update={"linear": shorten_linear(recipe.linear, parsed)}), "linear", overrides
+        )
+    return override(choose_benchmark(recipe, name, scale), SECTION, overrides)
+
+
 def _say_shortened(name: str, scale: Scale) -> None:
     if not scale.whole:
         say(f"{name}: shortened ({scale}); its numbers are not comparable with the paper's")

@@ -81,8 +81,8 @@ def check_weights(supervised: str) -> None:
     Raises:
         InputError: it is not.
     """
-    if not Path(supervised).is_file():
-        raise InputError(f"weights file {supervised} does not exist; give a file, or leave it out")
+    if not _is_file(supervised):
+        raise InputError(f"weights file {supervised} does not exist; give a file or its s3:// URI, or leave it out")
 
 
 def check_boxes_file(recipe: Recipe) -> None:
@@ -92,7 +92,11 @@ def check_boxes_file(recipe: Recipe) -> None:
         InputError: it is not.
     """
     path = recipe.proposals.boxes_file
-    if path and not (storage.exists(path) if storage.is_s3(path) else Path(path).is_file()):
+    if path and not _is_file(path):
         raise InputError(
             f"proposals.boxes_file: {path} does not exist; give the path or s3:// URI of a JSON file of boxes"
         )
+
+
+def _is_file(path: str) -> bool:
+    return storage.exists(path) if storage.is_s3(path) else Path(path).is_file()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,7 @@ from soco_core.tracking import (
     TrackingContext,
     default_store,
     end_pipeline_run,
+    refuse_password,
     resume_pipeline_run,
     start_pipeline_run,
 )
@@ -53,42 +55,60 @@ class Plan:
     """Where the run is tracked; None if nowhere."""
 
 
-def plan(recipe: Recipe, *, images: str, coco: str, output: str, supervised: str = "", tracking_uri: str = "") -> Plan:
+def plan(
+    recipe: Recipe,
+    *,
+    images: str,
+    coco: str,
+    output: str,
+    supervised: str = "",
+    tracking_uri: str = "",
+    benchmarks: Sequence[Recipe] | None = None,
+) -> Plan:
     """Check the inputs, store the resolved recipe, and open the parent run (or go on with it).
 
     Args:
         recipe: the resolved recipe.
         images: image set to pretrain on.
-        coco: folder of the COCO-format data set to finetune and evaluate on, or a name such as ``mini-coco-5``.
+        coco: folder of the COCO-format data set to finetune and evaluate on, or a name such as ``mini-coco-5``; empty:
+            that of each of the `benchmarks`.
         output: root of all results, a local directory or an S3 URI.
         supervised: file of ImageNet-supervised weights; empty for none.
         tracking_uri: MLflow tracking URI; if empty, ``MLFLOW_TRACKING_URI``, then an SQLite file in a
             local `output`. A run whose output is on S3 and that names no URI is not tracked.
+        benchmarks: the recipe of each benchmark; none: of a pretraining alone. By default the recipe's own.
 
     Raises:
-        InputError: an input is missing or empty, or there is no detector for the recipe's `model`.
+        InputError: an input is missing or empty, there is no detector for the recipe's `model`, or the tracking URI
+            holds a password.
     """
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or _default_store(output)
-    check_detector(recipe)
+    refuse_password(uri)
+    for each in [recipe] if benchmarks is None else benchmarks:
+        check_detector(each)
     recipe = with_absolute_files(recipe)
     name = named_coco(coco)
-    inputs = {
+    inputs: dict[str, Any] = {
         "images": absolute(images),
         "coco": coco if name else absolute(coco),
         "supervised": absolute(supervised),
     }
+    if benchmarks is not None:
+        inputs["benchmarks"] = [each.part("finetune", "linear") for each in benchmarks]
     # Checked again even if the plan is known: an input may have gone since.
     check_boxes_file(recipe)
     count = check_images(images, recipe.images)
-    check_coco(coco, recipe.datasets)
+    if coco:
+        check_coco(coco, recipe.datasets)
     if supervised:
         check_weights(supervised)
     # Of a name, where it lies and which images are its part are the recipe's.
-    sections = (*DETERMINING, "datasets") if name else DETERMINING
+    sections = (*DETERMINING, "datasets") if name or not coco else DETERMINING
     result = locate(output, "plan", CONTRACT, recipe, sections, {**inputs, "tracking": uri})
 
     def compute(result: ResultDirectory, tracker: Tracker) -> dict[str, Any]:
-        return {**inputs, "pretraining_images": count}
+        shown = {key: value for key, value in inputs.items() if key != "benchmarks"}
+        return {**shown, "pretraining_images": count}
 
     complete(result, recipe, None, compute)
     return Plan(result, recipe, _parent_run(result, recipe, uri) if uri else None)

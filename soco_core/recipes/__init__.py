@@ -10,13 +10,16 @@ import difflib
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from soco_core.config import Recipe
-from soco_core.errors import RecipeError
+from soco_core.errors import InputError, RecipeError
+from soco_core.storage import read_text
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def named_recipes() -> list[str]:
@@ -33,7 +36,7 @@ def describe_recipes() -> dict[str, str]:
 
 
 def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
-    """Read a named recipe or a YAML file and apply ``section.field=value`` overrides.
+    """Read a named recipe or a YAML file (a path or an S3 URI) and apply ``section.field=value`` overrides.
 
     Raises:
         RecipeError: unknown recipe, unreadable file, unknown key, wrong type, impossible combination.
@@ -43,9 +46,9 @@ def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
         text = (resources.files("soco_core.recipes") / f"{name_or_path}.yaml").read_text(encoding="utf-8")
     elif path.suffix in {".yaml", ".yml"}:
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"cannot read recipe {path}: {error}") from error
+            text = read_text(name_or_path)
+        except InputError as error:
+            raise RecipeError(f"cannot read recipe {str(error).removeprefix('cannot read ')}") from error
     else:
         raise RecipeError(
             f"unknown recipe {name_or_path!r}: give a YAML file or a name that `soco recipes` lists"
@@ -56,21 +59,40 @@ def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
 
 def parse_recipe(text: str, overrides: Iterable[str] = (), source: str = "recipe") -> Recipe:
     """Check the YAML text of a recipe; see :func:`load_recipe`."""
+    values = parse_sections(text, source)
+    for override in overrides:
+        _apply_override(values, override)
+    return validate(Recipe, values, source)
+
+
+def parse_sections(text: str, source: str, kind: str = "a recipe") -> dict[str, Any]:
+    """Read YAML text that is a mapping; an empty one is an empty mapping.
+
+    Raises:
+        RecipeError: it is not YAML, has a key twice or an alias, or is something else than a mapping.
+    """
     try:
         values = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2026-02-30
         problem = " ".join(str(error).split())
         raise RecipeError(f"{source}: not valid YAML: {problem}") from error
     if values is None:
-        values = {}
+        return {}
     if not isinstance(values, dict):
-        raise RecipeError(f"{source}: a recipe is a mapping of sections, not a {type(values).__name__}")
-    for override in overrides:
-        _apply_override(values, override)
+        raise RecipeError(f"{source}: {kind} is a mapping of sections, not a {type(values).__name__}")
+    return values
+
+
+def validate(model: type[Model], values: dict[str, Any], source: str) -> Model:
+    """Check what was read from YAML against a strict pydantic model.
+
+    Raises:
+        RecipeError: one line with `source` and the path of each wrong field.
+    """
     try:
-        return Recipe.model_validate(_lists_to_tuples(values))
+        return model.model_validate(_lists_to_tuples(values))
     except ValidationError as error:
-        raise RecipeError(f"{source}: {_explain(error)}") from error
+        raise RecipeError(f"{source}: {_explain(error, model)}") from error
 
 
 def override(recipe: Recipe, section: str, overrides: Iterable[str]) -> Recipe:
@@ -141,13 +163,13 @@ def _lists_to_tuples(value: Any) -> Any:
     return value
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     """Put a pydantic error on one line: each wrong field's path, what is wrong, and a near name."""
     lines = []
     for item in error.errors():
         path = ".".join(str(part) for part in item["loc"]) or "recipe"
         if item["type"] == "extra_forbidden":
-            fields = _fields_at(item["loc"][:-1])
+            fields = _fields_at(model, item["loc"][:-1])
             lines.append(f"{path}: unknown key{_suggestion(str(item['loc'][-1]), fields)}")
         else:
             message = item["msg"].removeprefix("Value error, ")
@@ -156,10 +178,10 @@ def _explain(error: ValidationError) -> str:
     return "; ".join(lines)
 
 
-def _fields_at(location: tuple[int | str, ...]) -> list[str]:
-    model: type[BaseModel] = Recipe
+def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     for part in location:
-        inner = model.model_fields[str(part)].annotation
+        field = model.model_fields.get(str(part))
+        inner = field.annotation if field else None
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
             return []
         model = inner

@@ -16,6 +16,8 @@ def to_markdown(page: Page) -> str:
         parts += _benchmark(table, page.benchmark_figures[table.benchmark])
     if page.pretraining:
         parts += ["## Pretraining", _facts(page.pretraining), *_figures(page.pretraining_figures)]
+    if page.exports:
+        parts += ["## Weights", _facts(page.exports, ("file", "weights"))]
     if page.proposals:
         parts += ["## Proposals", _facts(page.proposals)]
         if page.bad_images:
@@ -74,6 +76,8 @@ def _benchmark(table: Table, figures: list[Figure]) -> list[str]:
 
 
 def _reproduction(page: Page) -> list[str]:
+    if not page.recipes:
+        return []
     parts = [
         "## How to reproduce",
         "Each file holds all that determined the runs; the folders of images are yours to name. Without --images "

@@ -21,6 +21,7 @@ BAD_IMAGES_SHOWN = 20
 COMMANDS = {
     "finetune": "python pipelines/full_benchmark.py --local --recipe {} --images DIR --coco DIR",
     "linear": "soco linear --recipe {} --images DIR --init WEIGHTS",
+    "pretrain": "python pipelines/pretrain_only.py --local --recipe {} --images DIR",
 }
 
 
@@ -54,6 +55,8 @@ class Page:
     pretraining: list[Fact] = field(default_factory=list)
     pretraining_figures: list[Figure] = field(default_factory=list)
     views: list[Figure] = field(default_factory=list)
+    exports: list[Fact] = field(default_factory=list)
+    """File of the weights -> what became of the pretraining's keys."""
     proposals: list[Fact] = field(default_factory=list)
     proposal_figures: list[Figure] = field(default_factory=list)
     bad_images: list[Fact] = field(default_factory=list)
@@ -69,6 +72,7 @@ def build_page(
     pretrained: ResultDirectory | None,
     proposals: ResultDirectory | None,
     folder: Path,
+    exported: ResultDirectory | None = None,
 ) -> Page:
     """Collect what the report says, and write its figures and recipes below `folder`."""
     tables = build_tables(runs)
@@ -77,9 +81,14 @@ def build_page(
         tables=tables,
         benchmark_figures={t.benchmark: draw_bars(t, folder) + draw_finetuning(t, folder) for t in tables},
         detections=[picture for table in tables for run in table.runs for picture in _detections(table, run, folder)],
-        inputs=[result for result in (proposals, pretrained) if result is not None] + [run.directory for run in runs],
+        inputs=[
+            *(result for result in (proposals, pretrained, exported) if result is not None),
+            *(run.directory for run in runs),
+        ],
         versions=_versions(),
     )
+    if exported is not None:
+        page.exports = _exports(exported)
     if pretrained is not None:
         page.pretraining = _pretraining_facts(pretrained)
         page.pretraining_figures = draw_pretraining(pretrained.path, folder)
@@ -93,6 +102,13 @@ def build_page(
         _add_proposals(page, proposals, folder)
     page.recipes = _recipes(title, runs, pretrained, proposals)
     return page
+
+
+def tables_only(runs: list[Run]) -> Page:
+    """Return a page of the tables, with no figure and nothing on how to reproduce them."""
+    tables = build_tables(runs)
+    title = ", ".join(table.benchmark for table in tables)
+    return Page(title, tables, {table.benchmark: [] for table in tables}, [])
 
 
 def results_json(page: Page) -> dict[str, Any]:
@@ -120,6 +136,7 @@ def results_json(page: Page) -> dict[str, Any]:
             for table in page.tables
         ],
         "pretraining": {fact.name: fact.value for fact in page.pretraining},
+        **({"exports": {fact.name: fact.value for fact in page.exports}} if page.exports else {}),
         "proposals": {fact.name: fact.value for fact in page.proposals},
         "inputs": [
             {
@@ -161,6 +178,16 @@ def _pretraining_facts(pretrained: ResultDirectory) -> list[Fact]:
     ]
 
 
+def _exports(exported: ResultDirectory) -> list[Fact]:
+    """Say of each file of weights how many keys it has, and how many have no place in its framework."""
+    facts = []
+    for name, counts in exported.summary.items():
+        if isinstance(counts, dict):
+            text = f"{counts['loaded']:,} keys; {counts['left_out']:,} left out, each for a reason"
+            facts += [Fact(file.name, text) for file in sorted(exported.path.glob(f"{name}.p*"))]
+    return facts
+
+
 def _add_proposals(page: Page, proposals: ResultDirectory, folder: Path) -> None:
     manifest = json.loads((proposals.path / MANIFEST).read_text(encoding="utf-8"))
     page.proposals = [Fact(name, value) for name, value in proposal_facts(manifest)]
@@ -191,21 +218,22 @@ def _recipes(
     import yaml
 
     seeds: dict[tuple[str, str], set[int]] = {}
-    for run in runs:
+    last = [run.directory for run in runs] or [each for each in (pretrained,) if each is not None]
+    for directory in last:
         recipe: dict[str, Any] = {"name": name}
-        for result in (proposals, pretrained, run.directory):
+        for result in (proposals, pretrained, directory):
             if result is not None:
                 recipe |= result.determined_by["recipe"]
         if proposals is not None:
             given = yaml.safe_load((proposals.path / RECIPE).read_text(encoding="utf-8"))
             recipe |= {"images": given["images"], "proposals": given["proposals"]}
-        stage = run.directory.stage
+        stage = directory.stage
         if stage == "linear":
-            inputs = run.directory.determined_by["inputs"]
+            inputs = directory.determined_by["inputs"]
             recipe["model"] = recipe.get("model", {}) | {"backbone": inputs["backbone"]}
             recipe["images"] = recipe.get("images", {}) | {"max_pixels": inputs["max_pixels"]}
-        recipe.pop("seed", None)
-        seeds.setdefault((stage, yaml.safe_dump(recipe, sort_keys=False)), set()).add(run.result.seed)
+        seed = int(recipe.pop("seed"))
+        seeds.setdefault((stage, yaml.safe_dump(recipe, sort_keys=False)), set()).add(seed)
     files = ["recipe.yaml"] if len(seeds) == 1 else [f"recipe-{number}.yaml" for number in range(1, len(seeds) + 1)]
     return [
         RecipeFile(file, tuple(sorted(used)), f"seed: {min(used)}\n{text}", COMMANDS[stage].format(file))

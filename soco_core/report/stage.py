@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from soco_core import storage
@@ -24,6 +26,7 @@ def report(
     output: str,
     pretrained: str | None = None,
     proposals: str | None = None,
+    converted: str | None = None,
     tracking: TrackingContext | None = None,
 ) -> ResultDirectory:
     """Write the tables, curves and pictures of finished runs, each benchmark beside the paper's rows.
@@ -33,33 +36,28 @@ def report(
 
     Args:
         recipe: only its name is used; what determined the runs is read from their results.
-        benchmarks: results of `finetune`, directories or S3 URIs.
+        benchmarks: results of `finetune` or `linear`, directories or S3 URIs; none where a pretraining alone is
+            reported on.
         output: root of all results.
         pretrained: the result of `pretrain` behind the SoCo rows.
         proposals: the result of `propose` behind that pretraining.
+        converted: the result of `convert` whose exports are listed.
         tracking: where to track, or None.
 
     Raises:
         InputError: an input is not whole or not of its stage, the inputs do not belong together, or two
             results claim the same row.
     """
-    if not benchmarks:
+    if not benchmarks and not pretrained:
         raise InputError("no benchmark result to report on; give at least one result of `soco finetune`")
-    finetuned = [_open_benchmark(uri) for uri in benchmarks]
-    pretraining = open_result(pretrained, stage="pretrain") if pretrained else None
-    proposed = open_result(proposals, stage="proposals") if proposals else None
-    if proposed and proposed.determined_by["contract"] != PROPOSALS_CONTRACT:
-        raise InputError(
-            f"{proposed.uri}: proposals of contract {proposed.determined_by['contract']}, but this version of soco "
-            f"reads contract {PROPOSALS_CONTRACT}; leave --proposals out, or make them and the pretraining again"
-        )
-    if pretraining:
-        _check_belongs(finetuned, pretraining, proposed)
+    finetuned, pretraining, proposed = _open_inputs(benchmarks, pretrained, proposals)
+    exported = open_result(converted, stage="convert") if converted else None
     runs = read_runs(finetuned, pretraining, proposed)
     inputs = {
         "benchmarks": sorted(result.fingerprint for result in finetuned),
         "pretrained": pretraining.fingerprint if pretraining else None,
         "proposals": proposed.fingerprint if proposed else None,
+        **({"converted": exported.fingerprint} if exported else {}),
     }
     result = locate(output, "report", CONTRACT, recipe, ("name",), inputs)
 
@@ -71,7 +69,7 @@ def report(
         from soco_core.report.page import build_page, results_json
         from soco_core.storage import write_text
 
-        page = build_page(recipe.name, runs, pretraining, proposed, result.path)
+        page = build_page(recipe.name, runs, pretraining, proposed, result.path, exported)
         for file in page.recipes:
             write_text(result.path / file.file, file.text)
         write_text(result.path / "report.md", to_markdown(page))
@@ -80,6 +78,58 @@ def report(
         return {table.benchmark: {table.label(run): run.result.metrics for run in table.runs} for table in page.tables}
 
     return complete(result, recipe, tracking, compute)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One benchmark for a page that has room for a table, such as a step in the Kubeflow UI."""
+
+    metrics: dict[str, float]
+    """``ROW COLUMN`` -> percent, what was measured only."""
+    markdown: str
+    html: str
+
+
+def summarise(benchmarks: list[str], pretrained: str | None = None, proposals: str | None = None) -> Summary:
+    """Put the rows of one benchmark, or of several, beside the paper's; nothing is stored.
+
+    Args:
+        benchmarks: see :func:`report`.
+        pretrained: see :func:`report`.
+        proposals: see :func:`report`.
+
+    Raises:
+        InputError: see :func:`report`.
+    """
+    from soco_core.report.html import to_html
+    from soco_core.report.markdown import to_markdown
+    from soco_core.report.page import tables_only
+
+    page = tables_only(read_runs(*_open_inputs(benchmarks, pretrained, proposals)))
+    metrics = {
+        f"{table.label(run)} {column}": value
+        for table in page.tables
+        for run in table.runs
+        for column, value in run.result.metrics.items()
+        if value is not None
+    }
+    return Summary(metrics, to_markdown(page), to_html(page, Path()))
+
+
+def _open_inputs(
+    benchmarks: list[str], pretrained: str | None, proposals: str | None
+) -> tuple[list[ResultDirectory], ResultDirectory | None, ResultDirectory | None]:
+    finetuned = [_open_benchmark(uri) for uri in benchmarks]
+    pretraining = open_result(pretrained, stage="pretrain") if pretrained else None
+    proposed = open_result(proposals, stage="proposals") if proposals else None
+    if proposed and proposed.determined_by["contract"] != PROPOSALS_CONTRACT:
+        raise InputError(
+            f"{proposed.uri}: proposals of contract {proposed.determined_by['contract']}, but this version of soco "
+            f"reads contract {PROPOSALS_CONTRACT}; leave --proposals out, or make them and the pretraining again"
+        )
+    if pretraining:
+        _check_belongs(finetuned, pretraining, proposed)
+    return finetuned, pretraining, proposed
 
 
 def _open_benchmark(uri: str) -> ResultDirectory:

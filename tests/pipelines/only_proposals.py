@@ -7,11 +7,13 @@ from kfp import dsl
 
 from pipelines.local import run_local
 from pipelines.proposals import RETRIED, ShardTasks, proposals_part
+from pipelines.tasks import Tasks
 
 if __name__ == "__main__":
     output, images, recipe = sys.argv[1:4]
     count, parallel, retries = map(int, sys.argv[4:])
-    propose_all = proposals_part("soco:latest", ShardTasks(parallel=parallel, retries=retries, backoff_seconds=1))
+    shards = ShardTasks(parallel=parallel, retries=retries, backoff_seconds=1)
+    propose_all = proposals_part(Tasks("soco:latest"), shards)
 
     @dsl.pipeline(name="only-proposals")
     def only_proposals(recipe: str, images: str, output: str, shards: int) -> str:

@@ -13,7 +13,7 @@ import yaml
 from torchvision.models import resnet18
 
 pytest.importorskip("kfp")
-from components.report.component import report
+from components.benchmark.component import benchmark
 from pipelines.command import main
 from pipelines.compare import MOST, Comparison, check_comparisons, parameters, read_comparisons
 from pipelines.full_benchmark import build_pipeline
@@ -54,10 +54,10 @@ def test_what_is_no_row_is_one_line(given: list[str], words: str) -> None:
         read_comparisons(given, Recipe())
 
 
-def test_the_report_has_a_parameter_for_each() -> None:
+def test_a_table_has_a_parameter_for_each() -> None:
     most = [Comparison(f"row {number}", "", "x") for number in range(MOST)]
-    assert parameters(most).keys() <= report.component_spec.inputs.keys()
-    assert f"compare_{MOST + 1}" not in report.component_spec.inputs
+    assert parameters(most).keys() <= benchmark.component_spec.inputs.keys()
+    assert f"compare_{MOST + 1}" not in benchmark.component_spec.inputs
 
 
 def test_each_is_imported_and_finetuned_as_its_row(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_each_is_imported_and_finetuned_as_its_row(tmp_path: Path) -> None:
             if name.startswith("finetune") and given[name]["method"]["runtimeValue"]["constant"] == row
         )
         assert given[tuned]["init"]["taskOutputParameter"]["producerTask"] == task
-        assert given["report"][parameter]["taskOutputParameter"]["producerTask"] == tuned
+        assert given["benchmark"][parameter]["taskOutputParameter"]["producerTask"] == tuned
     defaults = spec["root"]["inputDefinitions"]["parameters"]
     assert [defaults[name]["defaultValue"] for name in ("compare_1", "compare_2")] == ["/w/m.pth", "/w/d.pth"]
     # A cluster does not fill in the outputs of tasks inside a list reliably.

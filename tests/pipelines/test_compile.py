@@ -40,7 +40,8 @@ def test_demo_tasks_and_dependencies(tmp_path: Path) -> None:
         "convert": {"plan", "pretrain"},
         "finetune": {"demo-data", "plan"},
         "finetune-2": {"convert", "demo-data", "plan"},
-        "report": {"finetune", "finetune-2", "plan", "pretrain", "propose-all"},
+        "benchmark": {"finetune", "finetune-2", "pretrain", "propose-all"},
+        "report": {"benchmark", "convert", "plan", "pretrain", "propose-all"},
     }
 
 
@@ -61,6 +62,7 @@ def test_own_data_and_supervised_weights(tmp_path: Path) -> None:
         "shards": 2,
     }
     given = found["plan"]["inputs"]["parameters"]
+    assert given.pop("benchmarks") == {"runtimeValue": {"constant": ""}}
     assert {name: value["componentInputParameter"] for name, value in given.items()} == {
         name: name for name in parameters if name != "shards"
     }
@@ -92,7 +94,9 @@ def test_image(tmp_path: Path) -> None:
 
 def test_the_number_of_shards_is_a_parameter(tmp_path: Path) -> None:
     spec = compiled(tmp_path, "--shards", "32")
-    assert spec["root"]["inputDefinitions"]["parameters"]["shards"] == {
+    shards = spec["root"]["inputDefinitions"]["parameters"]["shards"]
+    assert "Parts in which the proposals are computed" in shards.pop("description")
+    assert shards == {
         "defaultValue": 32.0,
         "isOptional": True,
         "parameterType": "NUMBER_INTEGER",
@@ -135,12 +139,10 @@ def test_shards_run_in_pods_without_a_gpu(tmp_path: Path) -> None:
     def resources(*arguments: str) -> dict[str, Any]:
         executors = compiled(tmp_path, *arguments)["deploymentSpec"]["executors"]
         found = {name: executor["container"].get("resources") for name, executor in executors.items()}
-        shard = found.pop("exec-propose")
         # Planning and merging hold something of every image, and may take more than they ask for.
         for name in ("exec-plan-proposals", "exec-merge-proposals"):
-            assert found.pop(name) == {"memoryRequest": 4.294967296, "resourceMemoryRequest": "4Gi"}
-        assert set(found.values()) == {None}
-        return dict(shard)
+            assert found[name] == {"memoryRequest": 4.294967296, "resourceMemoryRequest": "4Gi"}
+        return dict(found["exec-propose"])
 
     assert resources() == {
         "cpuRequest": 4.0,
@@ -165,7 +167,7 @@ def test_caching_is_off_everywhere(tmp_path: Path) -> None:
         for task in dag["tasks"].values()
         if "executorLabel" in spec["components"][task["componentRef"]["name"]]
     ]
-    assert len(executed) == 10
+    assert len(executed) == 11
     assert not any(task["cachingOptions"].get("enableCache", False) for task in executed)
 
 

@@ -7,9 +7,10 @@ import re
 import pytest
 
 pytest.importorskip("kfp")
-from pipelines.command import share_cores_of_shards
+from pipelines.here import share_cores_of_shards
 from pipelines.options import parse_options
 from pipelines.proposals import ShardTasks, proposals_part
+from pipelines.tasks import Tasks
 from soco_core.errors import InputError
 from soco_core.recipes import parse_recipe
 
@@ -43,7 +44,7 @@ def test_impossible_values_are_one_line(arguments: str, words: str) -> None:
 @pytest.mark.parametrize("memory", ["8Gi", "900Mi", "1Ti", "8G", "900M"])
 def test_values_that_kfp_takes_too(cpus: str, memory: str) -> None:
     options = parse_options("full_benchmark", ["--shard-cpus", cpus, "--shard-memory", memory])
-    proposals_part("image", ShardTasks(cpus=options.shard_cpus, memory=options.shard_memory))
+    proposals_part(Tasks("image"), ShardTasks(cpus=options.shard_cpus, memory=options.shard_memory))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ def test_values_that_kfp_takes_too(cpus: str, memory: str) -> None:
 def test_shards_share_the_cores(
     arguments: list[str], cores: int, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.command.usable_cores", lambda: cores)
+    monkeypatch.setattr("pipelines.here.usable_cores", lambda: cores)
     options = parse_options("full_benchmark", ["--local", *arguments])
     assert share_cores_of_shards(parse_recipe(""), options).runtime.search_workers == workers
 

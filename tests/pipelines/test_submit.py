@@ -107,7 +107,9 @@ def test_a_run_without_an_id_is_no_run(monkeypatch: pytest.MonkeyPatch, run_id: 
     kfp = pytest.importorskip("kfp")
     from pipelines.full_benchmark import build_pipeline
     from pipelines.proposals import ShardTasks
+    from pipelines.shape import Shape
     from pipelines.submit import submit
+    from pipelines.tasks import Tasks
 
     asked: dict[str, Any] = {}
 
@@ -120,7 +122,7 @@ def test_a_run_without_an_id_is_no_run(monkeypatch: pytest.MonkeyPatch, run_id: 
             return SimpleNamespace(run_id=run_id)
 
     monkeypatch.setattr(kfp, "Client", Client)
-    pipeline = build_pipeline(image="i", demo=True, supervised=False, shard_tasks=ShardTasks())
+    pipeline = build_pipeline(Shape(Tasks("i"), ShardTasks()))
     arguments = {"recipe": "demo", "output": "s3://b/o", "shards": 3}
 
     def start() -> str:

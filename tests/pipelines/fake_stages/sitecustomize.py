@@ -97,7 +97,7 @@ def merge_shards(recipe, *, images, output, count, plan, tracking=None):
     return _result(recipe, "proposals", output, {"images": images, "count": count}, tracking)
 
 
-def pretrain(recipe, *, proposals, output, images=None, tracking=None):
+def pretrain(recipe, *, proposals, output, images=None, tracking=None, job=None):
     return _result(recipe, "pretrain", output, {"proposals": proposals}, tracking)
 
 
@@ -110,20 +110,37 @@ def import_foreign(recipe, *, weights, output, layout, name, tracking=None):
 
 
 def finetune(recipe, *, coco, init, output, tracking=None, method=None):
-    metrics = (
-        f'{{"benchmark": "b", "method": "{method}", "metrics": {{"APbb": 12.5, "APmk": null}}, "train_images": 1,'
-        '"val_images": 1, "iterations": 1, "batch_size": 1, "seed": 0, "initialisation": ""}'
+    return _row(
+        recipe, "finetune", recipe.finetune.benchmark, {"APbb": 12.5, "APmk": None}, method, init, output, tracking
     )
-    return _result(recipe, "finetune", output, {"init": init}, tracking, {"metrics.json": metrics})
 
 
-def report(recipe, *, benchmarks, output, pretrained=None, proposals=None, tracking=None):
+def linear(recipe, *, images, init, output, tracking=None, method=None):
+    return _row(recipe, "linear", "linear", {"top1": 50.5}, method, init, output, tracking)
+
+
+def _row(recipe, stage, benchmark, metrics, method, init, output, tracking):
+    import json
+
+    counts = dict.fromkeys(("train_images", "val_images", "iterations", "batch_size"), 1)
+    text = {"benchmark": benchmark, "method": method, "metrics": metrics, "seed": 0, "initialisation": "", **counts}
+    inputs = {"init": init, "benchmark": benchmark, "method": method}
+    return _result(recipe, stage, output, inputs, tracking, {"metrics.json": json.dumps(text)})
+
+
+def summarise(benchmarks, pretrained=None, proposals=None):
+    rows = [path.split("/")[-2] for path in benchmarks]
+    _behave("benchmark", None)
+    return types.SimpleNamespace(metrics={"rows": len(rows)}, markdown="| table |", html="<p>table</p>")
+
+
+def report(recipe, *, benchmarks, output, pretrained=None, proposals=None, converted=None, tracking=None):
     from pathlib import Path
 
     from soco_core.artifacts.benchmark import BenchmarkResult
 
     rows = [BenchmarkResult.read(Path(path, "metrics.json")) for path in benchmarks]
-    table = "".join(f"| {row.method} | {row.metrics['APbb']} |\n" for row in rows)
+    table = "".join(f"| {row.method} | {row.metrics['APbb']} |\n" for row in rows if "APbb" in row.metrics)
     files = {
         "report.md": f"# Report\n\n| method | APbb |\n|---|---|\n{table}\n| other |\n|---|\n",
         "report.html": "<p>report</p>",
@@ -138,12 +155,17 @@ def _install():
         "pretrain": [pretrain],
         "convert": [convert],
         "detection": [finetune],
-        "report": [report],
+        "linear": [linear],
+        "report": [report, summarise],
     }
     for stage, functions in stages.items():
         for name in (f"soco_core.{stage}", f"soco_core.{stage}.stage"):
             sys.modules[name] = types.ModuleType(name)
         vars(sys.modules[f"soco_core.{stage}.stage"]).update({function.__name__: function for function in functions})
+    sys.modules["soco_core.pretrain.launched"] = types.ModuleType("launched")
+    sys.modules["soco_core.pretrain.launched"].pretrain = pretrain
+    sys.modules["soco_core.linear.data"] = types.ModuleType("data")
+    sys.modules["soco_core.linear.data"].open_labelled_images = lambda images, datasets: None
     sys.modules["soco_core.convert.import_stage"] = types.ModuleType("import_stage")
     sys.modules["soco_core.convert.import_stage"].import_foreign = import_foreign
     if "FAKE_UNTRACKED" in os.environ:
