@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -123,7 +124,7 @@ def build_job(settings: JobSettings, work: Work, *, name: str = "", launcher: La
                 "ttlSecondsAfterFinished": settings.ttl,
             },
             "pytorchReplicaSpecs": {
-                role: {"replicas": count, "restartPolicy": "OnFailure", "template": template}
+                role: {"replicas": count, "restartPolicy": "OnFailure", "template": copy.deepcopy(template)}
                 for role, count in roles.items()
             },
         },

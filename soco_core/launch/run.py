@@ -106,7 +106,8 @@ class _JobRun:
                 say(f"PyTorchJob {name} is being deleted; waiting for its end")
                 time.sleep(self.cluster.waits.before_retry(0))
             ended = _ended(found)
-            if ended is None:
+            # One of this very launcher has ended before the answer to its creation came.
+            if ended is None or found["metadata"]["annotations"].get(LAUNCHER_MARK) == self.launcher.name:
                 return self._adopt(found)
             say(f"PyTorchJob {name} of an earlier attempt has ended ({ended['type']}); starting another")
         raise SocoError(
