@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from soco_core.errors import InputError
+
 if TYPE_CHECKING:
-    from soco_core.datasets.check import Report
+    from soco_core.datasets.looked import Report
+    from soco_core.images.sources import Mode
 
 app = typer.Typer(no_args_is_help=True, help="List the labelled data sets, and check one before hours are spent on it.")
 STATUS = {None: 0, "note": 0, "warning": 1, "error": 2}
@@ -16,7 +19,10 @@ DEFAULT_SAMPLE = 500
 
 DataOption = Annotated[
     str | None,
-    typer.Option(metavar="DIR", help="Where it lies: its folder, or one that holds coco/, voc/, lvis/, imagenet/."),
+    typer.Option(
+        metavar="DIR",
+        help="Where it lies: its folder, or one that holds coco/, voc/, lvis/, imagenet/; a path or an s3:// URI.",
+    ),
 ]
 RecipeOption = Annotated[str, typer.Option("--recipe", "-r", help="Its section `datasets` says where they lie.")]
 SetOption = Annotated[
@@ -36,7 +42,6 @@ def list_datasets(
     """List the data sets by name, with the published number of images, and where each lies."""
     from soco_core.datasets.open_set import locate
     from soco_core.datasets.published import NAMED
-    from soco_core.errors import InputError
     from soco_core.recipes import load_recipe
 
     config = load_recipe(recipe, overrides or ()).datasets
@@ -51,10 +56,22 @@ def list_datasets(
 
 @app.command("check")
 def check_dataset(
-    name: Annotated[str, typer.Argument(metavar="NAME|DIR", help="A name of `soco datasets list`, or a folder.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|DIR", help="A name of `soco datasets list`, or a folder or pack; a path or an s3:// URI."
+        ),
+    ],
     data: DataOption = None,
     sample: Annotated[int, typer.Option(min=0, help="Images to read and decode in each split.")] = DEFAULT_SAMPLE,
     everything: Annotated[bool, typer.Option("--all", help="Read and decode every image.")] = False,
+    fingerprint: Annotated[
+        str,
+        typer.Option(
+            metavar="sizes|contents",
+            help="Also name the images of each split by their names and sizes, or contents; a copy has the same.",
+        ),
+    ] = "",
     recipe: RecipeOption = "soco-fpn-100ep",
     overrides: SetOption = None,
     debug: DebugOption = False,
@@ -68,9 +85,19 @@ def check_dataset(
     from soco_core.recipes import load_recipe
 
     config = load_recipe(recipe, overrides or ()).datasets
-    report = check(name, config, data, None if everything else sample)
+    report = check(name, config, data, None if everything else sample, _mode(fingerprint))
     _show(report)
     raise typer.Exit(STATUS[worst(finding for _, finding in report.all())])
+
+
+def _mode(text: str) -> Mode | None:
+    if text == "sizes":
+        return "sizes"
+    if text == "contents":
+        return "contents"
+    if text:
+        raise InputError(f"--fingerprint {text}: give sizes or contents")
+    return None
 
 
 def _show(report: Report) -> None:
@@ -81,6 +108,8 @@ def _show(report: Report) -> None:
             parts.append(f"{split.annotations:,} annotations")
         if split.categories is not None:
             parts.append(f"{split.categories:,} categories")
+        if split.fingerprint:
+            parts.append(f"fingerprint {split.fingerprint}")
         print(f"  {split.name}: {', '.join(parts)}")
     found = report.all()
     if not found:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from soco_core import storage
 from soco_core.config import DatasetsConfig
 from soco_core.console import say
 from soco_core.datasets.findings import Findings
-from soco_core.datasets.labels import FolderLabels, read_folder_labels
+from soco_core.datasets.labels import FolderLabels, read_folder_labels, read_packed_labels
 from soco_core.datasets.open_set import is_place, locate
 from soco_core.datasets.published import named
 from soco_core.errors import InputError
@@ -45,8 +44,9 @@ def open_labelled_images(images: str, config: DatasetsConfig, data: str | None =
     root = root.rstrip("/") if storage.is_s3(root) else str(Path(root).resolve())
     content = read_pack_file(root)
     findings = Findings()
+    source = None if content is None else open_pack(root, content)
     train, val = (
-        read_folder_labels(root, split, findings) if content is None else _read_packed(root, content, split)
+        read_folder_labels(root, split, findings) if source is None else read_packed_labels(source, split, findings)
         for split in ("train", "val")
     )
     for finding in findings.all():
@@ -64,17 +64,6 @@ def _place_of(name: str, config: DatasetsConfig, data: str | None) -> str:
             f"{name}: its images have no classes; give `imagenet`, or a folder of train/CLASS and val/CLASS"
         )
     return locate(item.root, config, data)
-
-
-def _read_packed(root: str, content: dict[str, Any], split: str) -> FolderLabels:
-    source = open_pack(root, content)
-    ids = tuple(name for name in source.index.ids() if name.startswith(f"{split}/") and name.count("/") > 1)
-    if not ids:
-        raise InputError(f"{root}: a pack without images of {split}/CLASS/; pack the folder that holds train and val")
-    of_each = [name.split("/", 2)[1] for name in ids]
-    classes = tuple(sorted(set(of_each)))
-    number = {name: index for index, name in enumerate(classes)}
-    return FolderLabels(source, ids, classes, tuple(number[name] for name in of_each))
 
 
 def _check_classes(root: str, train: FolderLabels, val: FolderLabels) -> None:
