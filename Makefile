@@ -9,10 +9,10 @@ PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numpr
 DEMO_OUTPUT ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-full format check bench clean
+.PHONY: help setup demo test test-full format check check-k8s bench clean
 
 help:  ## Show what can be done here
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED)  ## Install into .venv (needs Python 3.11 or 3.12; 6 GB, 3 to 10 minutes)
 
@@ -45,6 +45,9 @@ check: $(INSTALLED)  ## Static checks: format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+check-k8s: $(INSTALLED)  ## Check the Kubernetes manifests, without a cluster
+	$(BIN)/python -m k8s.check
 
 bench: $(INSTALLED)  ## Measure: proposals, the demo with three seeds, a pretraining step, the evaluator
 	$(BIN)/python benchmarks/proposals.py
