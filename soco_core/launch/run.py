@@ -218,20 +218,20 @@ class _JobRun:
     def _stop(self) -> str:
         """Delete the job, unless another launcher has taken it over; return what was done, for the user."""
         if not self.job:
-            return "stopped before the PyTorchJob was created"
+            return "the PyTorchJob was not created yet"
         say(f"asked to stop: deleting the PyTorchJob {self.name}")
         patience = self.cluster.waits.stop
         try:
             job = self.cluster.job(self.name, patience)
             if job is None:
-                return f"stopped; the PyTorchJob {self.name} is gone"
+                return f"the PyTorchJob {self.name} is gone"
             self._check_ours(job)
             if job["metadata"].get("annotations", {}).get(LAUNCHER_MARK) != self.launcher.name:
-                return f"stopped; the PyTorchJob {self.name} goes on, another run watches it"
+                return f"the PyTorchJob {self.name} goes on, another run watches it"
             self.cluster.delete(job, patience)
         except SocoError as error:
-            return f"stopped, but the PyTorchJob {self.name} may go on ({error}); {_delete(self.job)}"
-        return f"stopped; the PyTorchJob {self.name} is deleted, its last checkpoint kept. Run the same again to go on"
+            return f"the PyTorchJob {self.name} may go on ({error}); {_delete(self.job)}"
+        return f"the PyTorchJob {self.name} is deleted, its last checkpoint kept. Run the same again to go on"
 
     def _size(self) -> str:
         each = f"{self.settings.gpus_per_node} GPUs" if self.settings.gpus_per_node else "the CPU"

@@ -279,6 +279,7 @@ class FakeKubernetes:
 def _handler(fake: FakeKubernetes) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def log_message(self, *arguments: Any) -> None:
             pass

@@ -9,12 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
-import typer
 import yaml
 
-from soco_core.cli import app
 from soco_core.errors import InputError
 from soco_core.launch import JobSettings, Launcher, Work, build_job, job_name
 from soco_core.launch.settings import Toleration
@@ -193,10 +190,3 @@ def test_the_check_finds_mistakes(check: Any, mistake: Any) -> None:
     job = build_job(FULL, WORK)
     mistake(job)
     assert check(job)
-
-
-def test_the_real_command_takes_what_is_given_to_it() -> None:
-    """Its options are checked where the component makes them, too (test_component.py)."""
-    command = typer.main.get_command(app)
-    assert isinstance(command, click.Group) or hasattr(command, "commands")
-    assert WORK.stage in command.commands  # type: ignore[attr-defined]
