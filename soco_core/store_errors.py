@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,11 +42,16 @@ def s3_errors(uri: str | Path) -> Iterator[None]:
         told = " ".join(str(detail.get("Message")).split()).rstrip(".")
         raise kind(f"{uri}: the S3 store answered {code}: {told}; {_remedy(code, status)}") from error
     except (RetriesExceededError, S3DownloadFailedError) as error:
-        cause = " ".join(str(getattr(error, "last_exception", error)).split())
+        cause = _said(getattr(error, "last_exception", error))
         raise InputError(f"{uri}: not downloaded ({cause}); run this again once the store can be reached") from error
     except (BotoCoreError, Boto3Error, ValueError) as error:  # botocore takes a bad endpoint for a ValueError
-        cause = " ".join(str(error).split())
+        cause = _said(error)
         raise InputError(f"{uri}: {cause}; check the endpoint, region and credentials in the environment") from error
+
+
+def _said(error: object) -> str:
+    """Return an error's text as one line, without the user and password that an endpoint or proxy in it may hold."""
+    return re.sub(r"//[^/\s]*@", "//", " ".join(str(error).split()))
 
 
 def _remedy(code: str, status: int | None) -> str:

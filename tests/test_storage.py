@@ -144,13 +144,16 @@ def test_what_is_missing_in_the_store_is_one_line(s3: str, tmp_path: Path) -> No
             call()
 
 
-@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:1", "not an endpoint"])
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:1", "http://me:pa55word@127.0.0.1:1", "not an endpoint"])
 def test_a_store_that_is_not_there_is_one_line(s3: str, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     storage.s3_client.cache_clear()
-    with pytest.raises(InputError, match=r"^s3://bucket/a: [^\n]*check the endpoint, region and credentials[^\n]*$"):
+    with pytest.raises(
+        InputError, match=r"^s3://bucket/a: [^\n]*check the endpoint, region and credentials[^\n]*$"
+    ) as error:
         storage.exists("s3://bucket/a")
+    assert "pa55word" not in str(error.value)
 
 
 @pytest.fixture

@@ -34,9 +34,12 @@ def quiet_mlflow() -> Iterator[None]:
 
 def without_password(text: str, uri: str) -> str:
     """Return a text without the user and password that a tracking URI in it may hold."""
-    secret = re.search(r"//[^/\s:@]*:([^/\s@]+)@", uri)
+    login = _login(uri)
+    if login:
+        text = text.replace(f"//{login}@", "//")
     text = re.sub(r"//[^/\s]*@", "//", text)
-    return text.replace(secret[1], "***") if secret else text
+    password = login.partition(":")[2]
+    return text.replace(password, "***") if password else text
 
 
 def refuse_password(uri: str) -> None:
@@ -45,12 +48,24 @@ def refuse_password(uri: str) -> None:
     Raises:
         InputError: it has one.
     """
-    user = re.match(r"[^/]*//([^/\s]*)@", uri)
-    if user and ":" in user[1]:
+    if ":" in _login(uri):
         raise InputError(
             f"the tracking URI {without_password(uri, uri)} holds a password, which runs would show; leave it out and "
             "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (PGPASSWORD for a database) in the environment"
         )
+
+
+def _login(uri: str) -> str:
+    """Return the user and password of a URI, as ``user:password``; empty if there is none."""
+    rest = uri.partition("//")[2]
+    host, _, path = rest.partition("/")
+    if "@" in host:
+        return host.rpartition("@")[0]
+    # A slash in a password should be written %2F, but is not by everybody.
+    port = host.partition(":")[2]
+    if "@" in path and port and not port.isdecimal() and not host.startswith("["):
+        return rest.rpartition("@")[0]
+    return ""
 
 
 def open_client(uri: str) -> MlflowClient:

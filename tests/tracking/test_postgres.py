@@ -27,6 +27,8 @@ from tests.tracking.test_outages import STEPS, check_whole, find, training
 RECIPE = load_recipe("demo")
 SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "of-the-client-7f3a",
+    "AWS_SESSION_TOKEN": "session-of-the-client-11c4",
+    "PGPASSWORD": "of-the-clients-database-e62d",
     "MLFLOW_TRACKING_USERNAME": "user-of-mlflow-51be",
     "MLFLOW_TRACKING_PASSWORD": "password-of-mlflow-c09d",
 }
