@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import BaseModel
 
+from k8s.lint import check_documents
 from soco_core.config import Recipe
 from soco_core.recipes import load_recipe, named_recipes, parse_recipe
 
@@ -81,3 +83,13 @@ def test_links_lead_somewhere_and_nothing_is_left_to_fill_in(page: Path) -> None
     for target in re.findall(r"\]\(([^)#\s]+)", text):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+def test_the_pod_that_loads_data_is_one_that_a_cluster_takes() -> None:
+    example = (ROOT / "docs" / "data.md").read_text(encoding="utf-8").partition("```yaml\n")[2].partition("```")[0]
+    base = [document for file in sorted((ROOT / "k8s" / "base").glob("*.yaml")) for document in read(file)]
+    assert check_documents([yaml.safe_load(example)], "docs/data.md", base) == []
+
+
+def read(file: Path) -> list[Any]:
+    return [document for document in yaml.safe_load_all(file.read_text(encoding="utf-8")) if document]
