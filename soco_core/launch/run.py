@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import time
 from typing import Any, NoReturn
 
 from soco_core.console import say
 from soco_core.errors import InputError, InterruptedStageError, SocoError
-from soco_core.launch.cluster import Cluster, connect, in_cluster
+from soco_core.launch.cluster import Cluster, connect
 from soco_core.launch.job import (
     LAUNCHER_MARK,
     RESULT_LABEL,
     RESULT_PLACE,
     SETTINGS_MARK,
-    Launcher,
     Work,
     build_job,
     job_name,
     owner_reference,
 )
 from soco_core.launch.log import LogStream, last_lines
+from soco_core.launch.origin import launcher, own_image, own_pod
 from soco_core.launch.pods import PodWatch, has_begun, is_master, is_waiting, why_waiting
 from soco_core.launch.settings import JobSettings
 from soco_core.launch.waits import Waits
@@ -31,10 +29,6 @@ Job = dict[str, Any]
 ATTEMPTS = 100
 QUOTED_LINES = 3
 QUOTED_CHARACTERS = 600
-RUN_OF_POD = "pipeline/runid"
-"""Label that Kubeflow Pipelines gives its pods."""
-MAIN = "main"
-"""What Argo calls the container that runs a step."""
 
 
 def run_job(settings: JobSettings, work: Work, waits: Waits | None = None) -> None:
@@ -63,10 +57,10 @@ class _JobRun:
     def __init__(self, cluster: Cluster, settings: JobSettings, work: Work) -> None:
         self.cluster = cluster
         self.work = work
-        own = _own_pod(cluster)
-        self.launcher = _launcher(own)
+        own = own_pod(cluster)
+        self.launcher = launcher(own)
         if not settings.image:
-            settings = settings.model_copy(update={"image": _own_image(own)})
+            settings = settings.model_copy(update={"image": own_image(own)})
         self.settings = settings.model_copy(update={"namespace": cluster.namespace})
         self.log = LogStream(cluster, "master: ")
         self.pods = PodWatch()
@@ -92,19 +86,10 @@ class _JobRun:
             wanted = build_job(self.settings, self.work, name=name, launcher=self.launcher)
             # From here on a signal must find it, also if the answer is still under way.
             self.job = wanted
-            while True:
-                created = self.cluster.create(wanted)
-                if created is not None:
-                    say(f"PyTorchJob {name} created in {self.cluster.namespace}: {self._size()}")
-                    return created
-                found = self.cluster.job(name)
-                if found is None:  # it went between the two requests
-                    continue
-                self._check_ours(found)
-                if not found["metadata"].get("deletionTimestamp"):
-                    break
-                say(f"PyTorchJob {name} is being deleted; waiting for its end")
-                time.sleep(self.cluster.waits.before_retry(0))
+            created, found = self._create(wanted)
+            if created:
+                say(f"PyTorchJob {name} created in {self.cluster.namespace}: {self._size()}")
+                return found
             ended = _ended(found)
             # One of this very launcher has ended before the answer to its creation came.
             if ended is None or found["metadata"]["annotations"].get(LAUNCHER_MARK) == self.launcher.name:
@@ -114,6 +99,29 @@ class _JobRun:
             f"{ATTEMPTS - 1} PyTorchJobs {job_name(self.work)}-N have failed; see why, then delete them: "
             f"kubectl delete pytorchjob -n {self.cluster.namespace} -l {RESULT_LABEL}={self.work.fingerprint}"
         )
+
+    def _create(self, wanted: Job) -> tuple[bool, Job]:
+        """Create a job, or find the one of its name; tell which, and wait for the end of one that is being deleted."""
+        name, limit = wanted["metadata"]["name"], self.settings.pending_limit
+        began, looks = time.monotonic(), 0
+        while True:
+            created = self.cluster.create(wanted)
+            if created is not None:
+                return True, created
+            found = self.cluster.job(name)
+            if found is not None:
+                self._check_ours(found)
+                if not found["metadata"].get("deletionTimestamp"):
+                    return False, found
+                if looks == 0:
+                    say(f"PyTorchJob {name} is being deleted; waiting for its end")
+                if time.monotonic() - began > limit:
+                    raise SocoError(
+                        f"the PyTorchJob {name} has been in deletion for more than {limit} s; see what holds it "
+                        f"(metadata.finalizers): kubectl get pytorchjob -n {self.cluster.namespace} {name} -o yaml"
+                    )
+            time.sleep(self.cluster.waits.before_retry(looks))
+            looks += 1
 
     def _check_ours(self, found: Job) -> None:
         metadata = found["metadata"]
@@ -275,25 +283,6 @@ def _suspended(job: Job) -> bool:
     conditions = job.get("status", {}).get("conditions") or []
     said = any(each["type"] == "Suspended" and each["status"] == "True" for each in conditions)
     return said or bool(job["spec"].get("runPolicy", {}).get("suspend"))
-
-
-def _own_pod(cluster: Cluster) -> dict[str, Any] | None:
-    """Return the pod that this process runs in, if it is one of the same namespace and may be read."""
-    name = os.environ.get("KFP_POD_NAME") or os.environ.get("POD_NAME") or (platform.node() if in_cluster() else "")
-    return cluster.pod(name) if name else None
-
-
-def _launcher(own: dict[str, Any] | None) -> Launcher:
-    if own is None:
-        return Launcher(name=f"{platform.node()}/{os.getpid()}")
-    metadata = own["metadata"]
-    run = metadata.get("labels", {}).get(RUN_OF_POD, "")
-    return Launcher(name=metadata["name"], run=run, pod=metadata["name"], uid=metadata["uid"])
-
-
-def _own_image(own: dict[str, Any] | None) -> str:
-    containers = {each["name"]: each.get("image", "") for each in own["spec"]["containers"]} if own else {}
-    return str(containers.get(MAIN) or (next(iter(containers.values())) if len(containers) == 1 else ""))
 
 
 def _delete(job: Job) -> str:

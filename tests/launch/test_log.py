@@ -27,8 +27,12 @@ def logs(kubernetes: FakeKubernetes) -> int:
     return len(kubernetes.asked("GET", ".*/log"))
 
 
+@pytest.mark.parametrize("politely", [False, True])
 @pytest.mark.parametrize("cuts", [[], [0], [45], [45, 100, 7], [39, 40, 41, 42], [1000]])
-def test_a_stream_that_is_cut(kubernetes: FakeKubernetes, cluster: Cluster, said: Said, cuts: list[int]) -> None:
+def test_a_stream_that_is_cut(
+    kubernetes: FakeKubernetes, cluster: Cluster, said: Said, cuts: list[int], politely: bool
+) -> None:
+    kubernetes.cuts_politely = politely
     kubernetes.cut_logs.extend(cuts)
     pod = kubernetes.running(JOB)
     stream = LogStream(cluster, "")
@@ -84,7 +88,7 @@ def test_another_pod_of_the_same_name(kubernetes: FakeKubernetes, cluster: Clust
     kubernetes.wait_until(lambda: stream.last)
     kubernetes.lose(pod)
     # The second node's clock is behind.
-    kubernetes._clock = kubernetes._clock.replace(year=2025)
+    kubernetes.clock = kubernetes.clock.replace(year=2025)
     kubernetes.pod(JOB)
     kubernetes.running(JOB)
     kubernetes.log(pod, "of the second pod")
@@ -150,7 +154,7 @@ def test_the_end_does_not_wait_for_a_stream_that_stays_open(
 
 def test_lines_of_the_kubelet_and_zones(kubernetes: FakeKubernetes, cluster: Cluster, said: Said) -> None:
     pod = kubernetes.running(JOB)
-    kubernetes._lives[pod][-1] += [
+    kubernetes.lives[pod][-1] += [
         ("2026-01-01T01:00:00.5+01:00", "one"),
         ("failed", "to watch the log"),
         ("2026-01-01T00:00:00.500000001Z", "two"),

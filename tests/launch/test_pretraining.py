@@ -24,7 +24,8 @@ from soco_core.pretrain.stage import locate_pretraining
 from soco_core.recipes import load_recipe
 from soco_core.tracking import TrackingContext
 from tests.launch.conftest import WAITS
-from tests.launch.fake_kubernetes import JOBS, FakeKubernetes
+from tests.launch.fake_api import JOBS
+from tests.launch.fake_kubernetes import FakeKubernetes
 from tests.scenes import write_scenes
 from tests.services import free_port
 
