@@ -143,11 +143,10 @@ class Screen(io.TextIOBase):
                 return f"{text} (to be tried again)"
             if label not in self._unwanted:
                 self.failures[label] = failed[1]
-        # A stage's progress begins with its name, which the label gives already.
-        kind = label.partition(" ")[0]
-        for name in (label, kind, ANOTHER_NAME.get(kind, kind)):
-            text = text.removeprefix(f"{name}: ")
-        return text
+        # A stage's progress begins with its name, whose words the label gives already.
+        known = {*label.split(), ANOTHER_NAME.get(label.partition(" ")[0], "")}
+        name, colon, rest = text.partition(": ")
+        return rest if colon and set(name.split()) <= known else text
 
     def _allowed(self, label: str) -> int:
         return self._retries.get(label.partition(" ")[0], 0)

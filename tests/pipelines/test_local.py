@@ -15,7 +15,7 @@ import pytest
 
 from soco_core import storage
 
-STAGES = "demo_data,plan,plan_proposals,propose 1/2,propose 2/2,merge_proposals,pretrain,convert,report"
+STAGES = "demo_data,plan,plan_proposals,propose 1/2,propose 2/2,merge_proposals,pretrain,convert,benchmark,report"
 UNTRACKED = {"FAKE_UNTRACKED": "1"}
 
 
