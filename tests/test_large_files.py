@@ -185,6 +185,19 @@ def test_what_a_killed_stage_left_in_the_store_goes_with_its_next_attempt(s3: st
     assert (open_result(result.uri).path / "weights").read_bytes() == b"few"
 
 
+def test_of_a_store_that_lists_the_whole_bucket_others_uploads_stay(s3: str) -> None:
+    client, bucket = storage.s3_client(), storage.split_s3(s3)[0]
+    for key in ("mine/weights", "mine-too/weights"):
+        client.create_multipart_upload(Bucket=bucket, Key=key)
+
+    def whole_bucket(params: dict[str, Any], **_: object) -> None:
+        params.pop("Prefix", None)
+
+    client.meta.events.register("provide-client-params.s3.ListMultipartUploads", whole_bucket)
+    storage.remove_unfinished_uploads(f"{s3}/mine")
+    assert unfinished(s3) == ["mine-too/weights"]
+
+
 def test_a_store_that_lists_no_uploads_is_left_as_it_is(faulty_s3: FaultyStore) -> None:
     faulty_s3.fail("^$", 403, times=-1)
     storage.remove_unfinished_uploads(f"{faulty_s3.uri}/folder")
