@@ -65,8 +65,8 @@ def check_pack(report: Report, item: Named | None, content: dict[str, Any], dept
     compare_classes(report, classes)
     if labelled and len(taken) == 1:
         report.splits[0].findings.add(TRAIN_ALONE, place, "no image of it is called train/... or val/...")
-    for entry in content.get("left_out", ()):
-        report.splits[0].findings.add(LEFT_OUT, place, f"{entry['id']}: {entry['reason']}")
+    for text in _left_out(content):
+        report.splits[0].findings.add(LEFT_OUT, place, text)
     if not _check_tars(report.splits[0], source):
         return  # an image in such a tar would say the same
     for looked, (_, prefix, names) in zip(report.splits, taken, strict=True):
@@ -100,6 +100,13 @@ def _unlabelled(item: Named | None, ids: Sequence[str]) -> list[_Split]:
             names = []
         found.append((split, prefix, names))
     return found
+
+
+def _left_out(content: dict[str, Any]) -> list[str]:
+    """Return what ``pack.json`` says of files that are not in the pack; anybody may have written it."""
+    entries = content.get("left_out")
+    found = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    return [f"{entry.get('id')}: {entry.get('reason')}" for entry in found]
 
 
 def _check_tars(looked: SplitReport, source: PackSource) -> bool:
