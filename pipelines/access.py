@@ -77,7 +77,7 @@ def _through_kubernetes() -> Any:
     """
     import kfp
 
-    class Client(kfp.Client):  # type: ignore[misc]
+    class Client(kfp.Client):
         def _load_config(self, *arguments: Any, **settings: Any) -> Any:
             config = super()._load_config(*arguments, **settings)
             host, renew = config.host, config.refresh_api_key_hook

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipelines.images import default_image, read_images
 from pipelines.pods import Pods
@@ -65,6 +65,9 @@ def settle(options: argparse.Namespace) -> Cluster:
         pull_secrets=options.pull_secret or site.image_pull_secrets,
     )
     image, gpu_image = _images(options, site)
+    job = _job(options, site.job, pods, gpu_image or image)
+    if job:
+        pods = replace(pods, launch_hours=_longest(job))
     return Cluster(
         tasks=Tasks(image, gpu_image, pods),
         shards=shard_tasks(options, site.stages.shards),
@@ -74,7 +77,7 @@ def settle(options: argparse.Namespace) -> Cluster:
         namespace=options.namespace or os.environ.get("KFP_NAMESPACE") or site.namespace,
         experiment=options.experiment or os.environ.get("KFP_EXPERIMENT") or site.experiment,
         service_account=options.service_account or site.service_account,
-        job=_job(options, site.job, pods, gpu_image or image),
+        job=job.model_dump_json(exclude_defaults=True) if job else "",
         site=site,
     )
 
@@ -105,11 +108,11 @@ def _images(options: argparse.Namespace, site: Site) -> tuple[str, str]:
     return image, gpu_image
 
 
-def _job(options: argparse.Namespace, site: JobSettings, pods: Pods, image: str) -> str:
-    """Return the settings of the PyTorchJob that pretrains, as JSON; empty: none."""
+def _job(options: argparse.Namespace, site: JobSettings, pods: Pods, image: str) -> JobSettings | None:
+    """Return the settings of the PyTorchJob that pretrains; None: the step's own pod does."""
     given = {name: value for name in ("nodes", "gpus_per_node") if (value := getattr(options, name)) is not None}
     if not given.get("nodes", site.nodes):
-        return ""
+        return None
     renamed = {key: variable for keys in pods.secrets.values() for key, variable in keys.items() if key != variable}
     if renamed and "secrets" not in site.model_fields_set:
         key, variable = next(iter(renamed.items()))
@@ -125,5 +128,9 @@ def _job(options: argparse.Namespace, site: JobSettings, pods: Pods, image: str)
     }
     own = {name: getattr(site, name) for name in site.model_fields_set}
     env = {**pods.environment, **site.env, **options.environment}
-    settings = validate(JobSettings, {**of_all, **own, **given, "env": env}, "the PyTorchJob")
-    return settings.model_dump_json(exclude_defaults=True)
+    return validate(JobSettings, {**of_all, **own, **given, "env": env}, "the PyTorchJob")
+
+
+def _longest(job: JobSettings) -> float:
+    """Return the hours after which a job has ended for certain, and an hour for who waits to say so."""
+    return (job.queue_limit + job.pending_limit + job.time_limit) / 3600 + 1

@@ -32,7 +32,7 @@ from soco_core.plan.inputs import (
 from soco_core.storage import is_s3, join, read_text
 
 BACKOFF_SECONDS = 1
-HEADLINES = ("APbb", "top-1")
+HEADLINES = ("APbb", "top1")
 """What the first line of a benchmark's table holds."""
 
 
@@ -108,8 +108,13 @@ def _checked(recipe: Recipe, benchmarks: Mapping[str, Recipe], options: argparse
 def _show_report(result: str) -> None:
     """Print the report's tables of benchmarks and where it lies, to standard output."""
     page = join(result, "report.md")
+    title, tables = "", []
     for block in read_text(page).split("\n\n"):
-        if block.startswith("|") and any(word in block.partition("\n")[0] for word in HEADLINES):
-            print(block.rstrip(), end="\n\n")
+        if block.startswith("## "):
+            title = block.removeprefix("## ").strip()
+        elif block.startswith("|") and any(word in block.partition("\n")[0] for word in HEADLINES):
+            tables.append((title, block.rstrip()))
+    for title, table in tables:
+        print(*([f"{title}\n"] if len(tables) > 1 else []), table, sep="\n", end="\n\n")
     print(f"report: {join(result, 'report.html')}")
     print(f"        {page}")

@@ -28,6 +28,8 @@ class Pods:
     """Secret -> its key -> environment variable."""
     environment: Mapping[str, str] = field(default_factory=dict)
     pull_secrets: Sequence[str] = ()
+    launch_hours: float = 0.0
+    """How long the step that launches a PyTorchJob may take; 0: as long as pretraining in its own pod."""
 
     def prepare(self, task: Any, kind: Kind) -> Any:
         """Give the pod of a task what its kind needs; return the task."""
@@ -47,10 +49,9 @@ class Pods:
         if kind != "launch":
             settings: PodSettings = getattr(self.stages, kind)
             return settings
-        # It waits as long as the job may take, on any node.
         pretrain = self.stages.pretrain
-        as_long = {"retries": pretrain.retries, "timeout_hours": pretrain.timeout_hours}
-        return LAUNCHER.model_copy(update=as_long)
+        hours = self.launch_hours or pretrain.timeout_hours
+        return LAUNCHER.model_copy(update={"retries": pretrain.retries, "timeout_hours": hours})
 
 
 def _volumes_and_secrets(pods: Pods, task: Any) -> None:

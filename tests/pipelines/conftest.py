@@ -34,3 +34,14 @@ def start(tmp_path: Path) -> Start:
         )
 
     return begin
+
+
+@pytest.fixture
+def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing of this machine's says which cluster to use, or what a site gives."""
+    for name in [name for name in os.environ if name.startswith(("KFP_", "KF_", "SOCO_", "KUBE"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))  # kfp's client looks for its own settings there
+    monkeypatch.setattr("pipelines.images.RECORD", tmp_path / "images.json")
+    (tmp_path / "site.yaml").write_text("")
+    monkeypatch.setenv("SOCO_PIPELINE_DEFAULTS", str(tmp_path / "site.yaml"))

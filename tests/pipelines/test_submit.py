@@ -26,13 +26,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def kubeflow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeKubeflow]:
-    for name in [name for name in os.environ if name.startswith(("KFP_", "KF_", "SOCO_", "KUBE"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))  # kfp's client looks for its own settings there
+def kubeflow(bare_environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKubeflow]:
     monkeypatch.setattr(submit, "POLL_SECONDS", 0.05)
-    (tmp_path / "site.yaml").write_text("")
-    monkeypatch.setenv("SOCO_PIPELINE_DEFAULTS", str(tmp_path / "site.yaml"))
     with serving() as fake:
         yield fake
 
