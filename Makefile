@@ -9,7 +9,7 @@ PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numpr
 DEMO_OUTPUT ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-full format check check-k8s bench clean
+.PHONY: help setup demo test test-full format render check check-k8s bench clean
 
 help:  ## Show what can be done here
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ test-full: $(INSTALLED)  ## Run the tests, the longest included
 format: $(INSTALLED)  ## Format the code and mend what can be mended
 	$(BIN)/ruff check --fix --quiet .
 	$(BIN)/ruff format .
+
+render: $(INSTALLED)  ## Write what is generated: components/*/component.yaml and pipelines/golden
+	$(BIN)/python -m pipelines.render
 
 check: $(INSTALLED)  ## Static checks: format, lint, types
 	$(BIN)/ruff format --check .
