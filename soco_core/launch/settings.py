@@ -81,8 +81,8 @@ class JobSettings(Section):
     """Seconds that the job may be suspended (in Kueue's queue) before it is given up."""
     ttl: Annotated[int, Field(ge=0)] = 259_200
     """Seconds that an ended job and its pods are kept; 3 days."""
-    backoff_limit: Annotated[int, Field(ge=0)] = 10
-    """Restarts of containers, of all pods together, after which the job has failed."""
+    backoff_limit: Annotated[int, Field(ge=0)] = 20
+    """Restarts of containers, of all pods together, that the job survives; a lost pod costs the others one each."""
     max_restarts: Annotated[int, Field(ge=0)] = 0
     """Restarts by `torchrun` inside a pod. On several nodes leave it at 0: after a lost pod the nodes would count
     differently and wait for each other. Kubernetes restarts containers anyway, up to `backoff_limit`."""

@@ -49,7 +49,7 @@ def test_two_nodes() -> None:
     assert {part["restartPolicy"] for part in spec["pytorchReplicaSpecs"].values()} == {"OnFailure"}
     assert spec["runPolicy"] == {
         "cleanPodPolicy": "Running",
-        "backoffLimit": 10,
+        "backoffLimit": 20,
         "activeDeadlineSeconds": 864_000,
         "ttlSecondsAfterFinished": 259_200,
     }

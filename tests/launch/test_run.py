@@ -255,11 +255,17 @@ def test_a_lost_pod_is_reported_and_not_fatal(kubernetes: FakeKubernetes, said: 
     assert [line for line in lines if line.startswith("master: ")] == ["master: step 1", "master: step 2"]
 
 
-def test_a_job_that_others_delete(kubernetes: FakeKubernetes) -> None:
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_job_that_others_delete(kubernetes: FakeKubernetes, replaced: bool) -> None:
     def operate(job: str) -> None:
         kubernetes.condition(job, "Running")
         kubernetes.running(job)
-        kubernetes.remove(job)
+        with kubernetes.changed:
+            kubernetes.operate = None
+            kubernetes.remove(job)
+            if replaced:
+                kubernetes.put(build_job(SETTINGS, WORK))
+                kubernetes.condition(job, "Succeeded")
 
     kubernetes.operate = operate
     with pytest.raises(SocoError, match=f"{NAME} was deleted while it ran, not from here"):
