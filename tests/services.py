@@ -38,7 +38,7 @@ ctypes.CDLL(None).prctl(1, number)
 os.execvp(sys.argv[4], sys.argv[4:])
 """
 """Runs a command, as another user if told so, and ends it by a signal when the tests end, however they do."""
-START_SECONDS = 120
+START_SECONDS = 300
 
 
 def bound(number: signal.Signals, command: list[str], user: pwd.struct_passwd | None = None) -> list[str]:

@@ -91,6 +91,7 @@ def cluster(
         yield Cluster(s3, cluster_mlflow, tmp_path, Path(temporary))
 
 
+@pytest.mark.timeout(1800)
 def test_a_whole_run_on_s3_and_mlflow(cluster: Cluster, postgres: PostgresServer) -> None:
     first = cluster.run()
     assert first.returncode == 0, first.stderr

@@ -81,6 +81,7 @@ def soco(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
     assert "Uploads" not in s3_client().list_multipart_uploads(Bucket=split_s3(s3)[0])
 
 
+@pytest.mark.timeout(1800)
 def test_every_command(soco: Soco, tmp_path_factory: pytest.TempPathFactory) -> None:
     s3 = soco.bucket
     write_text(soco.recipe, load_recipe("demo", [*TINY, *FEWER]).to_yaml())
