@@ -116,6 +116,7 @@ def train(given: dict[str, Any], **changes: Any) -> ResultDirectory:
 
 
 @pytest.mark.slow  # it imports torch and trains, in a pod's place
+@pytest.mark.timeout(600)
 def test_the_pods_run_the_real_command(
     kubernetes: FakeKubernetes, arguments: dict[str, Any], start: Any, tmp_path: Path
 ) -> None:
