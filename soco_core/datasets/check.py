@@ -18,7 +18,17 @@ from soco_core.datasets.looked import (
     look_at_images,
     unreadable,
 )
-from soco_core.datasets.open_set import PARTS, images_of_lvis, is_folder, is_place, kind_of, locate, read_part, taken
+from soco_core.datasets.open_set import (
+    PARTS,
+    check_list,
+    images_of_lvis,
+    is_folder,
+    is_place,
+    kind_of,
+    locate,
+    read_part,
+    taken,
+)
 from soco_core.datasets.published import Kind, Named, named
 from soco_core.datasets.split import LabelledSplit
 from soco_core.errors import InputError
@@ -48,7 +58,8 @@ def check(
         follow: goes through long lists.
 
     Raises:
-        InputError: there is no such name or folder, or a pack in the place of annotations.
+        InputError: there is no such name or folder, or a pack in the place of annotations; a list of images
+            (``datasets.image_ids``) is given, and the data set takes none.
     """
     item = None if is_place(name) else named(name)
     place = locate(item.root, config, data) if item else name
@@ -65,6 +76,7 @@ def check(
         assert item is not None  # a folder has no such kind
         _check_images(report, item, depth)
     else:
+        check_list(item, config)
         images = images_of_lvis(place, config, data) if kind == "lvis" else ""
         _check_detection(report, kind, item, config, images, depth)
     return report

@@ -13,6 +13,7 @@ from soco_core.datasets.rules import (
     CROWD,
     EMPTY_IMAGE,
     FILE_NAME,
+    RLE_OBJECT,
     Problem,
     box_problems,
     is_number,
@@ -209,6 +210,8 @@ class _Reading:
         for item in annotations:
             if item["iscrowd"]:
                 self.findings.add(CROWD, self.file, f"annotation of id {item['id']}")
+            elif isinstance(item["segmentation"], dict):
+                self.findings.add(RLE_OBJECT, self.file, f"annotation of id {item['id']}")
         if self.kind == "lvis":
             note_federated(self.file, images, annotations, self.findings)
 

@@ -122,9 +122,11 @@ def open_named(name: str, config: DatasetsConfig, data: str | None = None) -> La
     """Open a labelled detection data set by its name, or take its folder as `name`.
 
     Raises:
-        InputError: there is no such data set, nobody says where it lies, or it is not what it should be.
+        InputError: there is no such data set, nobody says where it lies, or it is not what it should be; a list of
+            images is given, and it takes none.
     """
     if is_place(name):
+        check_list(None, config)
         kind = kind_of(name)
         if kind == "labels":
             raise InputError(f"{name}: neither COCO's, VOC's nor LVIS's layout; docs/datasets.md shows them")
@@ -132,9 +134,28 @@ def open_named(name: str, config: DatasetsConfig, data: str | None = None) -> La
     item = named(name)
     if item.kind in {"images", "labels"}:
         raise InputError(f"{name}: has no boxes; a detector takes COCO, VOC or LVIS")
+    check_list(item, config)
     place = locate(item.root, config, data)
     opened = open_dataset(place, item.kind, images_of_lvis(place, config, data) if item.kind == "lvis" else "")
     return LabelledDataset(taken(item, opened.train, config), opened.val)
+
+
+def check_list(item: Named | None, config: DatasetsConfig) -> None:
+    """Refuse a list of images (``datasets.image_ids``) for a data set that would not be read by it.
+
+    Args:
+        item: the data set; None: a folder, which is taken as a whole.
+        config: the recipe's section.
+
+    Raises:
+        InputError: a list is given, and the data set is no part of another.
+    """
+    if config.image_ids and not (item and item.share):
+        parts = [each.name for each in NAMED if each.share and each.kind == "coco"]
+        raise InputError(
+            f"datasets.image_ids: only {', '.join(parts[:-1])} and {parts[-1]} take a list; remove it, or take one of "
+            "them by its name"
+        )
 
 
 def taken(item: Named, split: LabelledSplit, config: DatasetsConfig) -> LabelledSplit:

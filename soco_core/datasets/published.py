@@ -79,7 +79,7 @@ NAMED = (
         "coco-50pct",
         "coco",
         "coco",
-        "half of COCO train2017 -> val2017",
+        "half of COCO train2017 -> val2017 (Table 12)",
         {"train": Counts(59_144), "val": COCO_VAL},
         categories=80,
         share="50%",

@@ -28,6 +28,12 @@ BAD_POLYGON = Rule(
     "polygon with an odd number of coordinates, or fewer than six",
     "it is left out of its mask; write x and y of three corners at least",
 )
+POLYGON_OUTSIDE = Rule(
+    "warning", "polygon outside its image", "it covers nothing; correct it, or the image's width and height"
+)
+RLE_OBJECT = Rule(
+    "note", "mask as RLE of an object that is no crowd", "it is trained on and evaluated as a bitmap, not as polygons"
+)
 EMPTY_IMAGE = Rule("note", "image without annotations", "it is not trained on, and counts in the evaluation", "images")
 CROWD = Rule("note", "crowd", "it is not trained on; the evaluation ignores what lies in it")
 DIFFICULT = Rule("note", "difficult object", "the evaluation ignores it")
@@ -78,6 +84,9 @@ def mask_problems(mask: Any, width: int, height: int) -> Iterator[Problem]:
     for index, polygon in enumerate(mask):
         if not is_polygon(polygon):
             yield BAD_POLYGON, f"segmentation[{index}]", f"has {len(polygon)} coordinates"
+        elif _is_outside(polygon[::2], width) or _is_outside(polygon[1::2], height):
+            shown = f"{short(polygon)} lies wholly outside its image of {width}x{height} pixels"
+            yield POLYGON_OUTSIDE, f"segmentation[{index}]", shown
 
 
 def is_safe_name(name: object) -> bool:
@@ -128,6 +137,10 @@ def _runs(text: str) -> list[int] | None:
             runs.append(value + (runs[-2] if len(runs) > 2 else 0))
             value = shift = 0
     return None if shift else runs
+
+
+def _is_outside(coordinates: list[float], side: int) -> bool:
+    return min(coordinates) > side or max(coordinates) < 0
 
 
 def _is_coordinates(polygon: object) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from soco_core.artifacts.result import DONE, open_result
 from soco_core.benchmarks.table import find_benchmark
 from soco_core.config import Recipe
-from soco_core.datasets.open_set import images_of_lvis, kind_of, open_dataset, open_named
+from soco_core.datasets.open_set import check_list, images_of_lvis, is_place, kind_of, open_dataset, open_named
 from soco_core.datasets.published import NAMED
 from soco_core.datasets.split import LabelledDataset
 from soco_core.errors import InputError
@@ -34,18 +34,22 @@ def open_finetuning_data(coco: str, recipe: Recipe, data: str | None = None) -> 
 
     Args:
         coco: a folder or S3 URI in COCO's, VOC's or LVIS's layout, the S3 URI of a `demo_data` result, or a name such
-            as ``mini-coco-5``; a folder of that name is taken first. Empty: what the recipe's benchmark is of.
+            as ``mini-coco-5``; a folder that is called so is ``./mini-coco-5``. Empty: what the recipe's benchmark is
+            of.
         recipe: its sections `finetune` and `datasets` are used.
         data: where data sets lie by their names (``--data``), before the recipe's `datasets`.
 
     Raises:
         InputError: there is no such data set, or it is not what it should be; the benchmark is not one of the paper's
-            and `coco` is empty; the detector needs masks, and the data set has none.
+            and `coco` is empty; the detector needs masks, and the data set has none; ``datasets.image_ids`` is given,
+            and the data set takes no list.
     """
     name = coco or _data_of(recipe)
+    place = is_s3(name) or (is_place(name) and Path(name).is_dir())
+    if place:
+        check_list(None, recipe.datasets)
     if is_s3(name) and exists(join(name, DONE)):
         return open_coco(name)
-    place = is_s3(name) or Path(name).is_dir()
     kind = kind_of(name) if place else next((item.kind for item in NAMED if item.name == name), None)
     if kind == "voc" and recipe.finetune.has_masks:
         raise InputError(

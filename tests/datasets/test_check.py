@@ -23,6 +23,7 @@ from soco_core.datasets.rules import (
     NEGATIVE_SIDE,
     NO_BOX,
     OUTSIDE,
+    POLYGON_OUTSIDE,
     RLE_COUNTS,
     box_problems,
     is_safe_name,
@@ -79,14 +80,18 @@ def test_every_kind_of_warning_and_note(json_set):
         annotation(4, 1, 7, [5, 5, 3, 3], segmentation=corners),
         annotation(5, 1, 7, [5, 5, 3, 3], segmentation=[]),
         annotation(6, 1, 7, [5, 5, 0, 3]),
+        annotation(7, 1, 7, [5, 5, 3, 3], segmentation={"size": [30, 40], "counts": [0, 1200]}),
+        annotation(8, 1, 7, [5, 5, 3, 3], segmentation=[[1, 2, 3, 4, 5, 6], [41, 2, 44, 2, 44, 9]]),
     ]
     assert found(coco.write()) == {
         "image file listed twice": ("warning", 1),
         "polygon with an odd number of coordinates, or fewer than six": ("warning", 2),
+        "polygon outside its image": ("warning", 1),
         "mask without a polygon": ("warning", 1),
         "box without area": ("warning", 1),
         "image without annotations": ("note", 2),
         "crowd": ("note", 1),
+        "mask as RLE of an object that is no crowd": ("note", 1),
     }
 
 
@@ -263,6 +268,24 @@ def test_whatever_a_file_holds_is_told_never_raised(value):
 def test_a_polygon_needs_three_corners_with_both_coordinates(coordinates):
     rules = [rule for rule, _, _ in mask_problems([coordinates], WIDTH, HEIGHT)]
     assert rules == ([] if len(coordinates) in {6, 8, 10, 12} else [BAD_POLYGON])
+
+
+@pytest.mark.parametrize(
+    ("polygon", "outside"),
+    [
+        ([41, 2, 44, 2, 44, 9], True),
+        ([-9, 2, -1, 2, -1, 9], True),
+        ([2, 31, 9, 31, 9, 44], True),
+        ([2, -1, 9, -1, 9, -4], True),
+        ([39, 2, 44, 2, 44, 9], False),  # a part of it is inside
+        ([-9, -9, 90, -9, 90, 90], False),
+        ([40, 0, 40, 30, 40, 15], False),  # on the edge
+        ([0, 0, 0, 30, 0, 15], False),
+    ],
+)
+def test_a_polygon_that_covers_nothing_of_its_image(polygon, outside):
+    problems = mask_problems([[1, 2, 3, 4, 5, 6], polygon], WIDTH, HEIGHT)
+    assert [problem[:2] for problem in problems] == [(POLYGON_OUTSIDE, "segmentation[1]")] * outside
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 25), st.integers(1, 25))

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from soco_core.config import DatasetsConfig
+from soco_core.datasets.check import check
 from soco_core.datasets.open_set import open_dataset, open_named
 from soco_core.datasets.published import NAMED, TRAIN2017, named
 from soco_core.datasets.subsets import choose_ids, read_ids, take_part, write_ids
@@ -116,6 +117,17 @@ def test_a_name_takes_its_share_or_the_recipe_s_list(json_set, tmp_path):
         open_named("imagenet", DatasetsConfig())
     with pytest.raises(InputError, match=r"nothing-such: neither a folder nor the name.*voc0712"):
         open_named("nothing-such", DatasetsConfig())
+
+
+def test_a_list_that_nobody_would_read_is_refused(json_set, voc_set, tmp_path):
+    place = json_set("coco").write()
+    (tmp_path / "list").write_text("2\n")
+    config = DatasetsConfig(coco=place, voc=str(voc_set.root), image_ids=str(tmp_path / "list"))
+    for name in (place, str(voc_set.root), "coco2017", "voc0712"):
+        for open_it in (open_named, check):
+            with pytest.raises(InputError, match=r"datasets\.image_ids: only mini-coco-5.* take a list; remove it"):
+                open_it(name, config)
+    assert check("coco-50pct", config).splits[0].images == 1
 
 
 def test_the_published_numbers():

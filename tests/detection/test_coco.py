@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from soco_core.datasets.split import polygons, usable
-from soco_core.detection.coco import open_coco
+from soco_core.detection.coco import open_coco, open_finetuning_data
 from soco_core.errors import InputError
+from soco_core.recipes import parse_recipe
+from tests.detection.conftest import CocoFolder
 
 
 def test_classes_follow_the_sorted_category_ids(coco_folder):
@@ -147,6 +149,40 @@ def test_coco_s_own_quirks_pass(coco_folder):
     assert [usable(item) for item in data.train.annotations_of[1]] == [True, False, True, False, False, True]
     assert data.train.annotations_of[3] == []
     assert [len(item) for item in polygons(data.train.annotations[0])] == [8]
+
+
+def test_a_name_is_the_data_set_and_a_folder_called_so_is_meant_by_its_path(tmp_path, coco_folder, monkeypatch):
+    other = CocoFolder(tmp_path / "here" / "mini-coco-5")
+    other.train["annotations"][0]["bbox"][0] += 1
+    other.write()
+    place = coco_folder.write()
+    monkeypatch.chdir(tmp_path / "here")
+    benchmark = parse_recipe("finetune: {benchmark: mini-coco-5}")
+    for asked, data, recipe in (
+        ("", place, benchmark),
+        ("mini-coco-5", place, benchmark),
+        ("mini-coco-5", None, parse_recipe(f"datasets: {{coco: {place}}}")),
+    ):
+        named = open_finetuning_data(asked, recipe, data)
+        assert named.train.annotation_file.startswith(place)
+        assert len(named.train.images) == 1
+        assert named.train.subset == "5%"
+    whole = open_finetuning_data("./mini-coco-5", benchmark, place)
+    assert whole.train.annotations[0]["bbox"] == [6, 6, 20, 10]
+    assert len(whole.train.images) == 2
+    # What is no name may still be a folder without a slash.
+    other.root.rename(tmp_path / "here" / "birds")
+    assert len(open_finetuning_data("birds", benchmark).train.images) == 2
+
+
+def test_a_list_of_images_is_read_or_refused(coco_folder, tmp_path, s3):
+    place = coco_folder.write()
+    (tmp_path / "ids.txt").write_text("2\n")
+    recipe = parse_recipe(f"datasets: {{coco: {place}, image_ids: {tmp_path / 'ids.txt'}}}")
+    assert [image["id"] for image in open_finetuning_data("mini-coco-10", recipe).train.images] == [2]
+    for name in (place, "coco2017", f"{s3}/coco", ""):
+        with pytest.raises(InputError, match=r"image_ids: only mini-coco-5, mini-coco-10 and coco-50pct take a list"):
+            open_finetuning_data(name, recipe)
 
 
 def test_real_coco_files_pass(shared_data):
