@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from soco_core.benchmarks.choose import choose_benchmark
 from soco_core.config import ImagesConfig, ProposalsConfig, Recipe
 from soco_core.errors import InputError
 from soco_core.plan.inputs import check_boxes_file, look_at_images, with_absolute_files
@@ -221,3 +222,41 @@ def test_a_known_plan_costs_no_import_of_mlflow_or_torch(inputs: dict[str, str],
     done = subprocess.run([sys.executable, "-c", script, arguments], capture_output=True, text=True, check=True)
     assert settled.tracking is not None
     assert done.stdout.split("\n")[:2] == [settled.tracking.parent, "[]"]
+
+
+def plan_with(inputs: dict[str, str], tmp_path: Path, benchmarks: list[Recipe], **more: str) -> Plan:
+    given = {**inputs, **more}
+    return plan(
+        RECIPE, **given, output=str(tmp_path / "out"), tracking_uri=f"sqlite:///{tmp_path}/m.db", benchmarks=benchmarks
+    )
+
+
+def test_other_benchmarks_are_another_plan(inputs: dict[str, str], tmp_path: Path) -> None:
+    coco, voc = (choose_benchmark(RECIPE, name) for name in ("coco-fpn-1x", "voc-c4"))
+    first = plan_with(inputs, tmp_path, [coco, voc], coco="")
+    assert plan_with(inputs, tmp_path, [coco, voc], coco="").result.uri == first.result.uri
+    others = [plan_with(inputs, tmp_path, [coco], coco=""), plan_with(inputs, tmp_path, []), run(inputs, tmp_path)]
+    assert len({first.result.uri, *(each.result.uri for each in others)}) == 4
+    assert first.result.summary["coco"] == ""
+
+
+def test_each_benchmark_must_suit_what_is_pretrained(inputs: dict[str, str], tmp_path: Path) -> None:
+    c4 = parse_recipe("{name: four, model: {architecture: c4}}")
+    with pytest.raises(InputError, match=r"mask-rcnn-fpn has an FPN, and recipe four pretrains SoCo-R50-C4"):
+        plan_with(inputs, tmp_path, [choose_benchmark(c4, "voc-c4"), choose_benchmark(c4, "coco-fpn-1x")])
+    assert not (tmp_path / "out").exists()
+    # Nothing is finetuned after a pretraining alone.
+    plan(c4, **inputs, output=str(tmp_path / "out"), benchmarks=[])
+
+
+def test_supervised_weights_on_s3(s3: str, inputs: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"weights file s3://\S+/w\.pth does not exist"):
+        run({**inputs, "supervised": f"{s3}/w.pth"}, tmp_path)
+    write_bytes(f"{s3}/w.pth", b"not looked into")
+    assert run({**inputs, "supervised": f"{s3}/w.pth"}, tmp_path).result.summary["supervised"] == f"{s3}/w.pth"
+
+
+def test_a_password_in_the_tracking_uri_is_refused(inputs: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds a password") as raised:
+        plan(RECIPE, **inputs, output=str(tmp_path / "out"), tracking_uri="http://me:pa55@mlflow")
+    assert "pa55" not in str(raised.value)
