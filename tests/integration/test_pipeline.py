@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from soco_core.artifacts.metrics import read_metrics
 
@@ -54,12 +56,15 @@ STAGES = {
 }
 
 
-def command(output: Path, *more: str) -> list[str]:
-    return [*COMMAND, "--output", str(output), *(part for item in TINY for part in ("--set", item)), *more]
+def command(output: Path, *more: str, script: str = "full_benchmark.py") -> list[str]:
+    python, path, *rest = COMMAND
+    tiny = (part for item in TINY for part in ("--set", item))
+    return [python, str(Path(path).with_name(script)), *rest, "--output", str(output), *tiny, *more]
 
 
-def run(output: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(output, *more), capture_output=True, text=True, check=False, timeout=800)
+def run(output: Path, *more: str, script: str = "full_benchmark.py") -> subprocess.CompletedProcess[str]:
+    arguments = command(output, *more, script=script)
+    return subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=800)
 
 
 def results(output: Path) -> dict[str, list[Path]]:
@@ -127,6 +132,46 @@ def test_the_same_command_again_computes_nothing(
     after = {path: path.stat().st_mtime_ns for folder in whole for path in folder.rglob("*") if path.is_file()}
     assert after == before
     assert {stage: len(paths) for stage, paths in results(output).items()} == STAGES
+
+
+def test_pretraining_alone_takes_what_is_there_and_reports_on_it(
+    unbroken: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(unbroken[0], output)
+    before = {stage: set(folders) for stage, folders in results(output).items()}
+    done = run(output, script="pretrain_only.py")
+    assert done.returncode == 0, done.stderr
+    new = {stage: set(folders) - before[stage] for stage, folders in results(output).items()}
+    assert {stage for stage, folders in new.items() if folders} == {"plan", "report"}
+    (report,) = new["report"]
+    assert done.stdout.splitlines() == [f"report: {report}/report.html", f"        {report}/report.md"]
+    text = (report / "report.md").read_text()
+    assert "| torchvision.pth |" in text
+    assert "APbb" not in text
+
+
+def test_a_benchmark_by_its_name_goes_through_the_whole_pipeline(
+    unbroken: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    for split in ("train", "val"):
+        for colour in ("red", "blue"):
+            (tmp_path / "labelled" / split / colour).mkdir(parents=True)
+            for number in range(2):
+                Image.new("RGB", (64, 64), colour).save(tmp_path / "labelled" / split / colour / f"{number}.png")
+    shutil.copytree(unbroken[0], tmp_path / "out")
+    scale = ("--scale", "iterations=1/100,batch=1/64,size=1/7", "--set", "linear.knn_neighbours=1")
+    labelled = ("--benchmarks", "linear", "--linear-images", str(tmp_path / "labelled"))
+    done = run(tmp_path / "out", *labelled, *scale)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(path.read_text()) for path in tmp_path.glob("out/linear/*/metrics.json")]
+    assert sorted((each["benchmark"], each["method"]) for each in found) == [("linear", "SoCo"), ("linear", "Scratch")]
+    assert {each["shortened"] for each in found} == {"iterations=1/100,batch=1/64,size=1/7,width=1"}
+    rows = [line.split(" | ")[0] for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert {"| Scratch (shortened)", "| SoCo (shortened)", "| paper: SoCo (FPN)"} <= set(rows)
+    # The numbers as the Kubeflow UI gets them.
+    log = max(tmp_path.glob("out/logs/*.log")).read_text()
+    assert re.search(r"""metadata=\{[^}]*["']SoCo knn["']: [\d.]+""", log)
 
 
 @pytest.mark.parametrize("whole_group", [False, pytest.param(True, marks=pytest.mark.slow)])
