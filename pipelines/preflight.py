@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -10,6 +11,7 @@ from pathlib import PurePosixPath
 from components import IMAGE
 from pipelines.access import SYSTEM_NAMESPACE, Access
 from pipelines.benchmarks import IMAGENET
+from pipelines.cluster import IMAGE as VARIABLE
 from pipelines.cluster import Cluster
 from pipelines.cluster_objects import Objects, look_for
 from pipelines.endpoint import check_endpoint, too_old
@@ -51,7 +53,8 @@ def check(recipe: Recipe, options: argparse.Namespace, cluster: Cluster, access:
         refuse_password(cluster.tracking_uri)
     except InputError as error:
         found.missing.append(one_line(error))
-    _check_images(cluster, found)
+    said = bool(options.image or os.environ.get(VARIABLE) or cluster.site.image)
+    _check_images(cluster, said, found)
     _check_objects(cluster, options.context or "", found)
     return found
 
@@ -120,9 +123,10 @@ def _data_sets(recipe: Recipe, options: argparse.Namespace, cluster: Cluster) ->
             )
 
 
-def _check_images(cluster: Cluster, found: Findings) -> None:
+def _check_images(cluster: Cluster, said: bool, found: Findings) -> None:
     for image in dict.fromkeys(filter(None, (cluster.tasks.image, cluster.tasks.gpu_image))):
-        if image == IMAGE:
+        # Someone who names it has put it onto the nodes.
+        if image == IMAGE and not said:
             found.missing.append(
                 f"image {image}: no registry has it; build and push it (python docker/build.py --target cuda --tag "
                 "REGISTRY/soco:VERSION --push), or give --image"

@@ -125,6 +125,11 @@ def test_images_in_their_registry(said: Said) -> None:
     ]
 
 
+def test_an_image_that_the_nodes_hold_already(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    note = ["note: image soco:latest: not checked (it names no registry)"]
+    assert said("--output", "s3://b/o", "--image", "soco:latest") == note
+
+
 def test_a_reference_is_asked_for_as_it_is_written(kubeflow: FakeKubeflow) -> None:
     registry, digest = kubeflow.address.removeprefix("http://"), f"sha256:{'0' * 64}"
     assert look_up(f"{registry}/soco@{digest}") == ("there", "")

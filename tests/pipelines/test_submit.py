@@ -17,8 +17,10 @@ import yaml
 
 pytest.importorskip("kfp")
 from pipelines import endpoint, submit
+from pipelines.access import Access, EndpointError, find_access
 from pipelines.command import main
 from pipelines.full_benchmark import build_pipeline
+from pipelines.options import parse_options
 from soco_core.recipes import load_recipe, parse_recipe
 from tests.pipelines.fake_kubeflow import PAGE, RUN, TOKEN, FakeKubeflow, serving
 
@@ -138,6 +140,31 @@ def test_the_token_lets_one_in_and_is_shown_nowhere(
     assert not any(secret in said.out + said.err + more.err for secret in (TOKEN, "c00kie", "expired-token"))
     # The registry is no part of the endpoint.
     assert all("authorization" not in each.headers for each in kubeflow.requests if each.path.startswith("/v2"))
+
+
+def test_which_endpoint(monkeypatch: pytest.MonkeyPatch, bare_environment: None) -> None:
+    def found(host: str = "", *arguments: str) -> Access:
+        return find_access(parse_options("full_benchmark", ["--submit", *arguments]), host)
+
+    with pytest.raises(EndpointError, match="give --host"):
+        found()
+    assert found("from-file:8080/").address == "http://from-file:8080"
+    monkeypatch.setenv("KF_PIPELINES_ENDPOINT", "third")
+    assert found("from-file").address == "http://third"
+    monkeypatch.setenv("KFP_ENDPOINT", "https://second/pipeline/")
+    assert found().address == "https://second/pipeline"
+    assert found("", "--host", "http://first/").address == "http://first"
+    # Who names a context means its cluster, not the endpoint of another one.
+    assert found("from-file", "--context", "lab") == Access("", "lab")
+    assert found("", "--context", "lab", "--host", "first") == Access("http://first", "lab")
+    for wrong in ("ftp://x", "http://me:pa55@x"):
+        with pytest.raises(EndpointError, match="endpoint") as raised:
+            found("", "--host", wrong)
+        assert "pa55" not in str(raised.value)
+
+
+def test_what_is_secret_is_not_in_the_text_of_an_access() -> None:
+    assert not re.search("s3cret|c00kie", repr(Access("http://x", token="s3cret", cookies="c00kie")))
 
 
 @pytest.mark.parametrize(
