@@ -128,7 +128,8 @@ def check_complete(
         tensors: canonical names.
         model: what the weights were pretrained as.
         source: name of the file, for the error.
-        imported: another method's: beside the backbone only those parts are asked for that there are.
+        imported: another method's: beside the backbone only those parts are asked for, and of an FPN those levels,
+            that there are.
 
     Raises:
         InputError: one line with the first such key.
@@ -139,11 +140,9 @@ def check_complete(
 
     with torch.device("meta"):
         network = OnlineNetwork(model)
-    parts = {"encoder", *(key.partition(".")[0] for key in tensors)}
+    pieces = {"encoder", *map(_piece, tensors)}
     expected = {
-        key: list(tensor.shape)
-        for key, tensor in network.state_dict().items()
-        if not imported or key.partition(".")[0] in parts
+        key: list(tensor.shape) for key, tensor in network.state_dict().items() if not imported or _piece(key) in pieces
     }
     found = {key: list(tensor.shape) for key, tensor in tensors.items()}
     missing, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
@@ -158,6 +157,12 @@ def check_complete(
     else:
         return
     raise InputError(f"{source}: {problem}; convert with the recipe that it was pretrained with")
+
+
+def _piece(key: str) -> str:
+    """Return the part of the network that a canonical key belongs to; of an FPN, the convolution of a level."""
+    parts = key.split(".")
+    return ".".join(parts[:3]) if parts[0] == "neck" else parts[0]
 
 
 def with_counters(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -186,7 +191,7 @@ def export(
     coverage = Coverage(as_what.name, left_out=dict(left_out), newly_initialised=dict(as_what.new_parts))
     renamed: dict[str, torch.Tensor] = {}
     for key, tensor in canonical.items():
-        reason = _not_in(as_what.detector, key)
+        reason = without_place(as_what.detector, key)
         if reason is not None:
             coverage.left_out[key] = reason
             continue
@@ -202,7 +207,7 @@ def export(
     return renamed, coverage
 
 
-def _not_in(detector: Detector, key: str) -> str | None:
+def without_place(detector: Detector, key: str) -> str | None:
     """Return why a detector has no place for a canonical key; None if it has one."""
     if detector != "dense":
         return None

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 from soco_core.artifacts.unpickle import load_foreign
 from soco_core.artifacts.weights import Coverage, load_canonical
 from soco_core.config import ModelConfig
+from soco_core.convert.export import NOT_DENSE, without_place
 from soco_core.convert.layouts import (
     CAFFE2_KEY,
     LAYOUTS,
     Layout,
     canonical_name,
     detect,
+    detectors_of,
     prefixes,
     reason_to_leave_out,
     unwrap,
@@ -66,8 +68,9 @@ def import_weights(path: Path, model: ModelConfig, layout_name: str | None = Non
     expected = _expected(model)
     coverage = Coverage("canonical")
     taken: dict[str, torch.Tensor] = {}
+    detectors = detectors_of(layout, plain.values())
     for key, value in tensors.items():
-        name = canonical_name(layout, plain[key], model.head_convs)
+        name = canonical_name(layout, plain[key], model.head_convs, detectors)
         if name is None:
             reason = reason_to_leave_out(layout, plain[key])
             if reason is None:
@@ -82,12 +85,12 @@ def import_weights(path: Path, model: ModelConfig, layout_name: str | None = Non
     for part in ("neck", "head"):
         _drop_unlike(path, part, layout, taken, coverage, expected)
     _check(path, taken, coverage, expected)
+    pyramid = any(name.startswith("neck.") for name in taken)
     for name in expected:
         if name not in taken:
             kept = name.endswith("num_batches_tracked") and name.rpartition(".")[0] + ".weight" in taken
-            coverage.newly_initialised[name] = (
-                "a counter that the file lacks; starts at 0" if kept else "not part of the pretraining"
-            )
+            absent = NOT_DENSE["neck"] if pyramid and name.startswith("neck.") else "not part of the pretraining"
+            coverage.newly_initialised[name] = "a counter that the file lacks; starts at 0" if kept else absent
     return Imported({name: _full(value) for name, value in taken.items()}, coverage, layout)
 
 
@@ -164,9 +167,15 @@ def _drop_unlike(
     coverage: Coverage,
     expected: dict[str, list[int]],
 ) -> None:
-    """Leave an FPN or a box head out that is built otherwise than the recipe's; of the authors' refuse it."""
+    """Leave an FPN or a box head out that is built otherwise than the recipe's; of the authors' refuse it.
+
+    An FPN that lacks P2 alone, that of RetinaNet and FCOS, is taken.
+    """
     names = {name for name in taken if name.startswith(f"{part}.")}
     wanted = {name for name in expected if name.startswith(f"{part}.")}
+    lowest = {name for name in wanted if part == "neck" and without_place("dense", name)}
+    if layout.target and not names & lowest:
+        wanted -= lowest
     odd = sorted(name for name in names ^ wanted if not name.endswith("num_batches_tracked"))
     if not names or not odd:
         return

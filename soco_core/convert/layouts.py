@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from soco_core.artifacts.weight_names import Detector, to_canonical
+from soco_core.artifacts.weight_names import FIRST_DENSE_LEVEL, LEVELS, TARGETS, Detector, Target, to_canonical
 
-Style = Literal["resnet", "numbered", "soco", "mmdetection", "detectron2"]
+Style = Literal["resnet", "numbered", "soco", "torchvision", "mmdetection", "detectron2"]
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,20 @@ class Layout:
     """Patterns of keys that tell it from others with this prefix; each must be there. ``:2`` at the end asks for that
     number of dimensions."""
     style: Style = "resnet"
-    """Names behind the prefix: torchvision's; its children's numbers (``nn.Sequential``); the authors', with FPN and
-    box head; mmdetection's and detectron2's, which the prefix is a part of."""
+    """Names behind the prefix: those of torchvision's ResNet; its children's numbers (``nn.Sequential``); the authors',
+    with FPN and box head; those of torchvision's, mmdetection's and detectron2's detectors, which the prefix is a part
+    of."""
     c4_method: str | None = None
     """Default row in the tables of C4 detectors, where the paper has another name there."""
 
     def row(self, architecture: str) -> str | None:
         """Return the default row of the table, as the paper calls it; None where methods share the layout."""
         return self.c4_method if self.c4_method and architecture == "c4" else self.method
+
+    @property
+    def target(self) -> Target | None:
+        """Whose detectors' names it has; None: it has a backbone's, or the authors'."""
+        return next((target for target in TARGETS if target == self.style), None)
 
     @property
     def first_key(self) -> str:
@@ -60,6 +66,7 @@ LAYOUTS = (
     Layout("moco", "MoCo", "encoder_q.", (r"encoder_q\.fc\.weight",)),
     Layout("densecl", "DenseCL", "backbone.", (r"queue2",)),
     Layout("insloc", "InsLoc", "backbone.", (r"backbone_k\.", r"roi_head\."), "mmdetection"),
+    Layout("mmdetection", None, "backbone.", (r"(neck\.lateral_convs|roi_head)\.",), "mmdetection"),
     Layout("simclr", "SimCLR", "backbone.", (r"backbone\.fc\.0\.weight",)),
     Layout("detcon-b", "DetCon_B", "network.encoder.", (r"network\.projector\.", r"predictor\."), "numbered"),
     Layout("detcon-s", "DetCon_S", "network.encoder.", (r"network\.projector\.",), "numbered"),
@@ -67,6 +74,7 @@ LAYOUTS = (
     Layout("byol-online", "BYOL", "online_network.encoder."),
     Layout("byol-online-encoder", "BYOL", "online_encoder.net."),
     Layout("swav", "SwAV", "", (r"projection_head\.", r"prototypes\.")),
+    Layout("torchvision-detector", None, "backbone.body.", (), "torchvision"),
     Layout("detectron2-fpn", None, "backbone.bottom_up.", (), "detectron2"),
     Layout("detectron2-c4", None, "backbone.", (), "detectron2"),
     Layout("detectron2", "Supervised", "", (), "detectron2"),
@@ -89,6 +97,10 @@ CONTAINERS = (
     ("model",),
 )
 ARCHITECTURES: tuple[Detector, ...] = ("fpn", "c4")
+LATERAL_CONVOLUTIONS: dict[Style, str] = {
+    "torchvision": r"backbone\.fpn\.inner_blocks\.(\d+)\.",
+    "mmdetection": r"neck\.lateral_convs\.(\d+)\.",
+}
 CAFFE2_KEY = "conv1_w"
 _NUMBERED = {"0": "conv1", "1": "bn1", **{str(3 + number): f"layer{number}" for number in range(1, 5)}}
 _RESNET = re.compile(r"(conv1|bn1|layer[1-4]\.\d+\.(conv\d|bn\d|downsample\.[01]))\.\w+")
@@ -140,12 +152,32 @@ def prefixes(keys: Iterable[str]) -> list[str]:
     return sorted({".".join(key.split(".")[:2]) if key.count(".") > 1 else key.split(".")[0] for key in keys})
 
 
-def canonical_name(layout: Layout, key: str, head_convs: int) -> str | None:
-    """Return the canonical name of a key (without ``module.``); None if it is none of backbone, FPN or box head."""
+def detectors_of(layout: Layout, keys: Iterable[str]) -> tuple[Detector, ...]:
+    """Return the kinds of detector whose names the keys (without ``module.``) may have.
+
+    torchvision and mmdetection count the levels from the lowest: that of RetinaNet and FCOS is C3. The last is always
+    C5, which tells them apart.
+    """
+    lateral = LATERAL_CONVOLUTIONS.get(layout.style)
+    numbers = [int(found[1]) for key in keys if lateral and (found := re.match(lateral, key))]
+    return ("dense",) if numbers and max(numbers) == LEVELS - 1 - FIRST_DENSE_LEVEL else ARCHITECTURES
+
+
+def canonical_name(
+    layout: Layout, key: str, head_convs: int, detectors: tuple[Detector, ...] = ARCHITECTURES
+) -> str | None:
+    """Return the canonical name of a key (without ``module.``); None if it is none of backbone, FPN or box head.
+
+    Args:
+        layout: of the file.
+        key: one of its keys.
+        head_convs: convolutions of the box head.
+        detectors: what :func:`detectors_of` says of all keys.
+    """
     if layout.style == "soco" and re.match(r"(neck|head)\.", key):
         return key
-    if layout.style in {"mmdetection", "detectron2"}:
-        return _of_detector(layout, key, head_convs)
+    if layout.target:
+        return _of_detector(layout, layout.target, key, head_convs, detectors)
     if not key.startswith(layout.prefix):
         return None
     rest = key.removeprefix(layout.prefix)
@@ -166,11 +198,12 @@ def reason_to_leave_out(layout: Layout, key: str) -> str | None:
     return None if inside else "outside of the backbone"
 
 
-def _of_detector(layout: Layout, key: str, head_convs: int) -> str | None:
-    target: Literal["mmdetection", "detectron2"] = "mmdetection" if layout.style == "mmdetection" else "detectron2"
+def _of_detector(
+    layout: Layout, target: Target, key: str, head_convs: int, detectors: tuple[Detector, ...]
+) -> str | None:
     # detectron2's classifiers, which detectors start from, are the body alone.
     name = f"backbone.bottom_up.{key}" if layout.style == "detectron2" and not layout.prefix else key
-    for detector in ARCHITECTURES:
+    for detector in detectors:
         found = to_canonical(name, target, head_convs, detector)
         if found is not None:
             return found

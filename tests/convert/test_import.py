@@ -80,6 +80,17 @@ INSLOC = {
     .replace("encoder.", "backbone."): value
     for key, value in OWN.items()
 }
+TORCHVISION = {
+    # Two convolutions, a Flatten, then the linear layer.
+    re.sub(r"^head\.(conv|bn)(\d)", lambda f: f"roi_heads.box_head.{int(f[2]) - 1}.{int(f[1] == 'bn')}", key)
+    .replace("head.fc1", "roi_heads.box_head.3")
+    .replace("neck.lateral_convs", "backbone.fpn.inner_blocks")
+    .replace("neck.fpn_convs", "backbone.fpn.layer_blocks")
+    .replace(".conv.", ".0.")
+    .replace(".bn.", ".1.")
+    .replace("encoder.", "backbone.body."): value
+    for key, value in OWN.items()
+}
 RESIM = {f"fpn_{part}{level}.weight": CONV for part, level in (("lateral", 5), ("lateral", 4), ("output", 4))}
 QUEUE = {"queue": torch.zeros(8, 16), "queue_ptr": torch.zeros(1, dtype=torch.int64)}
 GENERIC = {
@@ -118,6 +129,10 @@ RELEASES: dict[str, tuple[Any, bool]] = {
         {"state_dict": INSLOC | under("backbone_k.", RESNET) | linear("roi_head_k.fc") | QUEUE, "meta": {}},
         True,
     ),
+    "mmdetection": (
+        {"state_dict": INSLOC | linear("rpn_head.rpn_cls") | linear("roi_head.bbox_head.fc_cls"), "meta": {}},
+        True,
+    ),
     "simclr": ({"state_dict": under("backbone.", RESNET | MLP)}, False),
     "detcon-b": (
         {
@@ -141,6 +156,10 @@ RELEASES: dict[str, tuple[Any, bool]] = {
     "byol-online": (under("online_network.encoder.", RESNET) | under("target_network.encoder.", RESNET), False),
     "byol-online-encoder": (under("online_encoder.net.", RESNET) | under("target_encoder.net.", RESNET), False),
     "swav": (under("module.", RESNET | linear("projection_head.0") | {"prototypes.weight": torch.zeros(8, 8)}), False),
+    "torchvision-detector": (
+        TORCHVISION | linear("rpn.head.cls_logits") | linear("roi_heads.box_predictor.cls_score"),
+        True,
+    ),
     "detectron2-fpn": (
         {"model": under("backbone.bottom_up.", detectron2(RESNET)) | linear("roi_heads.box_predictor")},
         False,
@@ -330,6 +349,25 @@ def test_another_pyramid_than_the_recipes_is_left_out(write: Callable[[Any], Pat
     imported = import_weights(write({"state_dict": biased | under("backbone_k.", RESNET)}), MODEL)
     assert {key.partition(".")[0] for key in imported.tensors} == {"encoder", "head"}
     assert "other parts" in imported.coverage.left_out["neck.lateral_convs.3.conv.weight"]
+
+
+@pytest.mark.parametrize(
+    ("lateral", "output"),
+    [("neck.lateral_convs", "neck.fpn_convs"), ("backbone.fpn.inner_blocks", "backbone.fpn.layer_blocks")],
+    ids=["mmdetection", "torchvision"],
+)
+def test_a_pyramid_of_another_number_of_levels_is_left_out(
+    lateral: str, output: str, write: Callable[[Any], Path]
+) -> None:
+    # Two levels from C4 on: as RetinaNet's, or as Mask R-CNN's, each would lie in another.
+    content = {
+        key: value
+        for key, value in (INSLOC if lateral.startswith("neck") else TORCHVISION).items()
+        if not key.startswith((f"{lateral}.2.", f"{lateral}.3.", f"{output}.2.", f"{output}.3."))
+    }
+    imported = import_weights(write(content), MODEL)
+    assert {key.partition(".")[0] for key in imported.tensors} == {"encoder", "head"}
+    assert sum("its neck has other parts" in reason for reason in imported.coverage.left_out.values()) == 24
 
 
 @pytest.mark.parametrize("wrapped", [False, True])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import pickletools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from hypothesis import strategies as st
 from soco_core.artifacts.unpickle import load_foreign
 from soco_core.artifacts.weight_names import to_canonical
 from soco_core.config import ModelConfig
-from soco_core.convert.export import Export, export, exports_of, split_pretrained
+from soco_core.convert.export import Export, check_complete, export, exports_of, split_pretrained
 from soco_core.convert.files import detectron2_pickle, file_names, write_export
+from soco_core.convert.importing import import_weights
 from soco_core.models.soco import OnlineNetwork
 from soco_core.recipes import load_recipe, named_recipes
 
@@ -67,6 +69,30 @@ def test_every_format_gives_the_weights_back_bit_for_bit(
                 assert key is not None
                 assert value.dtype == canonical[key].dtype
                 assert torch.equal(value, canonical[key]), f"{name}: {key}"
+
+
+def test_every_file_can_be_imported_again(
+    kind: str,
+    network: Callable[[ModelConfig], dict[str, torch.Tensor]],
+    model_of: Callable[[str], ModelConfig],
+    tmp_path: Path,
+) -> None:
+    model = model_of(kind)
+    canonical, left_out = split_pretrained(network(model), "test")
+    for each in exports_of(model):
+        tensors, coverage = export(canonical, each, model, left_out)
+        write_export(tmp_path, each, tensors)
+        for name in file_names(each):
+            imported = import_weights(tmp_path / name, model)
+            assert imported.tensors.keys() == canonical.keys() - coverage.left_out.keys(), name
+            for key, value in imported.tensors.items():
+                assert torch.equal(value, canonical[key]), f"{name}: {key}"
+            assert not imported.coverage.left_out
+            # Complete, or with the reason why not: convert takes it, and P2 of RetinaNet and FCOS starts from scratch.
+            check_complete(imported.tensors, model, name, imported=True)
+            fresh = imported.coverage.newly_initialised
+            assert fresh.keys() == canonical.keys() - imported.tensors.keys()
+            assert all("P3" in fresh[key] for key in fresh if key.startswith("neck."))
 
 
 @pytest.mark.parametrize("architecture", ["fpn", "c4"])
