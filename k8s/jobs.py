@@ -99,7 +99,7 @@ def _elastic(spec: Mapping[str, Any], roles: Mapping[str, Any]) -> Iterator[Find
         return
     if "nProcPerNode" in mapping(spec["elasticPolicy"]) and "nprocPerNode" in spec:
         yield "spec.elasticPolicy.nProcPerNode", "may not stand beside spec.nprocPerNode; remove it"
-    if "Master" in roles:
+    elif "Master" in roles:
         yield "spec.elasticPolicy", "is for jobs without a Master, which succeed as soon as one Worker does; remove it"
 
 
