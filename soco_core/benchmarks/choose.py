@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from soco_core.benchmarks.scale import Scale, narrow, parse_scale, shorten, shorten_linear, with_batch
+from soco_core.benchmarks.scale import (
+    Scale,
+    narrow,
+    parse_linear_scale,
+    parse_scale,
+    shorten,
+    shorten_linear,
+    with_batch,
+)
 from soco_core.benchmarks.table import named_benchmark
 from soco_core.config import FinetuneConfig, Recipe
 from soco_core.console import say
@@ -72,10 +80,10 @@ def load_linear(recipe: str, overrides: Sequence[str], scale: str = "") -> Recip
 
     Raises:
         RecipeError: see :func:`soco_core.recipes.load_recipe`.
-        InputError: an impossible scale.
+        InputError: an impossible scale, or one of the width, which it has none of.
     """
     loaded = load_recipe(recipe, overrides)
-    parsed = parse_scale(scale)
+    parsed = parse_linear_scale(scale)
     _say_shortened("linear", parsed)
     return override(loaded.model_copy(update={"linear": shorten_linear(loaded.linear, parsed)}), "linear", overrides)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from soco_core.benchmarks.paper import PaperRow, paper_rows
 from soco_core.benchmarks.table import BENCHMARKS, Benchmark
 from soco_core.config import FinetuneConfig
+from soco_core.linear_config import LinearConfig
 
 BASELINE = "Supervised"
 WIDTH = 14
@@ -34,7 +35,8 @@ def _headline(row: PaperRow) -> float:
 
 def _schedule(item: Benchmark) -> str:
     if item.linear:
-        return "engine soco (`soco linear`); 100 epochs, batch 256"
+        linear = LinearConfig()
+        return f"engine soco (`soco linear`); {linear.epochs} epochs, batch {linear.batch_size}"
     settings = FinetuneConfig(**item.settings)
     drops = " and ".join(f"{round(share * settings.iterations):,}" for share in settings.milestones)
     return (

@@ -6,7 +6,7 @@ beside it as if it were the same.
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from fractions import Fraction
 
 from soco_core.config import FinetuneConfig, ModelConfig
@@ -84,6 +84,22 @@ def parse_scale(text: str) -> Scale:
             f"--scale {text}: size is at least {float(LEAST_SIZE)}, {LEAST_SIDE} pixels of the paper's 800"
         )
     return Scale(**factors)
+
+
+def parse_linear_scale(text: str) -> Scale:
+    """Read how a linear evaluation is shortened; it has no width: ``cpu`` leaves that whole.
+
+    Raises:
+        InputError: see :func:`parse_scale`; a width.
+    """
+    scale = parse_scale(text)
+    if text in NAMED:
+        return replace(scale, width=Fraction(1))
+    if scale.width != 1:
+        raise InputError(
+            f"--scale {text}: width is {scale.width}, but a linear evaluation has neither neck nor heads; leave it out"
+        )
+    return scale
 
 
 def shorten(settings: FinetuneConfig, scale: Scale) -> FinetuneConfig:

@@ -4,6 +4,7 @@ from fractions import Fraction
 
 import pytest
 
+from soco_core.benchmarks import listing as listing_module
 from soco_core.benchmarks.choose import choose_benchmark, load_benchmark, load_linear
 from soco_core.benchmarks.listing import listing
 from soco_core.benchmarks.scale import CPU, Scale, parse_scale, shorten, with_batch
@@ -160,6 +161,12 @@ def test_the_listing_shows_the_best_row() -> None:
     assert last.strip() == "paper: SoCo (C4), 400 epochs: top1 62.6, top5 84.6"
 
 
+def test_the_listing_has_the_settings_of_the_linear_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "engine soco (`soco linear`); 100 epochs, batch 256" in listing()  # B
+    monkeypatch.setattr(listing_module, "LinearConfig", lambda: LinearConfig(epochs=7, batch_size=9))
+    assert "; 7 epochs, batch 9\n" in listing()
+
+
 def test_a_shortened_linear_evaluation() -> None:
     short = load_linear("demo", ["linear.knn_neighbours=3"], "iterations=1/50,batch=1/8,size=2/7").linear
     assert (short.epochs, short.batch_size, short.learning_rates) == (2, 32, (3.75,))
@@ -169,3 +176,11 @@ def test_a_shortened_linear_evaluation() -> None:
     # What is given by --set has the last word.
     assert load_linear("demo", ["linear.epochs=7"], "iterations=1/50").linear.epochs == 7
     assert load_linear("demo", [], CPU).linear.image_size == 32
+
+
+def test_a_linear_evaluation_has_no_width_to_shorten() -> None:
+    assert load_linear("demo", [], CPU).linear.scale == "iterations=1/3000,batch=1/8,size=1/8,width=1"
+    assert not load_linear("demo", [], "width=1").linear.scale
+    for scale in ("width=1/4", "iterations=1/50,width=0.25"):
+        with pytest.raises(InputError, match=r"--scale .*width is 1/4, but a linear evaluation has neither.*leave it"):
+            load_linear("demo", [], scale)
