@@ -9,18 +9,22 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 
 from soco_core.artifacts.benchmark import BenchmarkResult
 from soco_core.benchmarks.table import BENCHMARKS, Benchmark, named_benchmark
 
 SOCO = Path(sys.executable).parent / "soco"
 FOLDERS = {"voc0712": "voc07-mini", "lvis-v1": "lvis-mini"}
+SLOW = pytest.mark.slow
 SCALE = "iterations=1/20000,batch=1/8,size=1/10,width=1/4"
 QUICK = ("voc-c4", "fcos-1x")
+MARKS = {"torchvision": (), "detectron2": (pytest.mark.detectron2,)}
 DETECTORS = [
-    pytest.param(item, id=item.name, marks=() if item.name in QUICK else pytest.mark.slow)
+    pytest.param(item, engine, id=f"{item.name}-{engine}", marks=marks if item.name in QUICK else (*marks, SLOW))
     for item in BENCHMARKS
     if not item.linear
+    for engine, marks in MARKS.items()
 ]
 
 
@@ -37,17 +41,23 @@ def soco(*arguments: str) -> Path:
     return Path(done.stdout.strip())
 
 
-def finetuned(benchmark: Benchmark, shared_data: Path, output: Path, *more: str) -> Path:
+def finetuned(benchmark: Benchmark, engine: str, shared_data: Path, output: Path) -> Path:
     data = str(shared_data / FOLDERS.get(benchmark.data, "coco-mini"))
     arguments = ["--benchmark", benchmark.name, "--data", data, "--scale", SCALE, "--recipe", "demo"]
     # Untrained detectors hardly find anything; what they do find goes all the way.
     threshold = ["--set", "finetune.score_threshold=0.001", "--set", "finetune.detections_per_image=20"]
-    return soco("finetune", *arguments, *threshold, *more, "--output", str(output))
+    chosen = ["--set", f"finetune.engine={engine}"]
+    return soco("finetune", *arguments, *threshold, *chosen, "--output", str(output))
 
 
-@pytest.mark.parametrize("benchmark", DETECTORS)
-def test_a_benchmark_by_its_name(benchmark: Benchmark, shared_data: Path, tmp_path: Path) -> None:
-    result = BenchmarkResult.read(finetuned(benchmark, shared_data, tmp_path) / "metrics.json")
+@pytest.mark.parametrize(("benchmark", "engine"), DETECTORS)
+def test_a_benchmark_by_its_name(benchmark: Benchmark, engine: str, shared_data: Path, tmp_path: Path) -> None:
+    if engine == "detectron2":
+        pytest.importorskip("detectron2")
+    place = finetuned(benchmark, engine, shared_data, tmp_path)
+    with safe_open(place / "model.safetensors", "pt") as weights:
+        assert weights.metadata()["format"] == engine
+    result = BenchmarkResult.read(place / "metrics.json")
     assert result.benchmark == benchmark.name
     assert result.shortened == SCALE
     assert set(benchmark.columns) <= set(result.metrics)
@@ -59,7 +69,8 @@ def test_a_benchmark_by_its_name(benchmark: Benchmark, shared_data: Path, tmp_pa
 
 @pytest.mark.slow
 def test_the_report_has_a_table_for_each_and_never_calls_them_equal(shared_data: Path, tmp_path: Path) -> None:
-    runs = [finetuned(named_benchmark(name), shared_data, tmp_path) for name in ("retinanet-1x", "lvis-fpn-1x")]
+    names = ("retinanet-1x", "lvis-fpn-1x")
+    runs = [finetuned(named_benchmark(name), "torchvision", shared_data, tmp_path) for name in names]
     classes = sorted(path for path in (shared_data / "imagenet-sample").iterdir() if path.is_dir())[:10]
     for split in ("train", "val"):
         for folder in classes:
