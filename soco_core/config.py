@@ -337,7 +337,8 @@ class DatasetsConfig(Section):
 
 
 class RuntimeConfig(Section):
-    """How a machine does the work; nothing here changes what is computed, so no fingerprint includes it."""
+    """How a machine does the work. No fingerprint includes it; `images_per_process` and the precisions do change the
+    numbers, and are recorded with the result."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU where there is one."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from soco_core import storage
 from soco_core.artifacts.result import ResultDirectory, find_result, locate, open_result
 from soco_core.artifacts.stage import complete
-from soco_core.config import Recipe
+from soco_core.config import Recipe, RuntimeConfig
+from soco_core.console import say
 from soco_core.engine.distributed import Processes
 from soco_core.engine.together import in_common, run_together
 from soco_core.errors import InputError
@@ -71,7 +72,12 @@ def pretrain(
             draw_curves(result.path / "figures" / "loss.png", result.path)
             return trainer.summary(result)
 
-        return complete(result, recipe, tracking, compute)
+        reused = result.done is not None
+        complete(result, recipe, tracking, compute)
+        if reused:
+            for warning in otherwise_computed(result, recipe.runtime, processes.count):
+                say(f"warning: {warning}")
+        return result
 
     def open_inputs() -> tuple[ResultDirectory, ViewDataset]:
         proposed = open_result(proposals, stage="proposals")
@@ -99,6 +105,44 @@ def locate_pretraining(recipe: Recipe, proposals: str, output: str) -> ResultDir
         InputError: `proposals` is not a finished result of that stage.
     """
     return _locate(recipe, find_result(proposals, stage="proposals"), output)
+
+
+def otherwise_computed(result: ResultDirectory, runtime: RuntimeConfig, processes: int) -> list[str]:
+    """Say what a finished pretraining was computed with that its name leaves out and that changes the numbers.
+
+    Args:
+        result: a whole one.
+        runtime: what is asked for now.
+        processes: how many there are now.
+
+    Returns:
+        One line each; none if the numbers are those of the recipe, or what is asked for.
+    """
+    summary, cap = result.summary, runtime.images_per_process
+    lines: list[str] = []
+    if "accumulation_steps" not in summary:  # an early result, which does not say how it was computed
+        return lines
+    attempts = summary.get("attempts", [summary])
+    remedy = f"To compute it anew, name another --output, or remove {result.uri}"
+    passes = max(attempt["accumulation_steps"] for attempt in attempts)
+    batch_size = summary["batch_size"]
+    if passes > 1:
+        lines.append(
+            f"pretrain: this result was computed in {passes} passes of each step: batch norm saw "
+            f"{-(-batch_size // passes)} images at once, not the {batch_size} of the batch, which changed it. {remedy}"
+        )
+    elif cap is not None and cap < summary["images_per_process"] and cap * processes < batch_size:
+        lines.append(
+            f"pretrain: this result was computed with whole batches of {batch_size} images, not in passes as "
+            f"runtime.images_per_process ({cap}) asks for, which would change it. {remedy}"
+        )
+    used = list(dict.fromkeys(attempt["precision"] for attempt in attempts))
+    if runtime.precision != "auto" and used != [runtime.precision]:
+        lines.append(
+            f"pretrain: this result was computed in {', then '.join(used)}, not in runtime.precision "
+            f"({runtime.precision}). {remedy}"
+        )
+    return lines
 
 
 def _locate(recipe: Recipe, proposed: ResultDirectory, output: str) -> ResultDirectory:

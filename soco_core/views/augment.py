@@ -6,7 +6,6 @@ image, applied here to the images of a batch that drew it, each with its own fac
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -17,7 +16,7 @@ from soco_core.models.backbone import PIXEL_MEAN, PIXEL_STD
 from soco_core.views.random_parameters import Augmentation
 
 BLUR_SIGMAS = 3.0
-"""The blur's kernel reaches this many standard deviations (of the largest sigma in the batch)."""
+"""The blur's kernel reaches this many of its own standard deviations, rounded up to whole pixels."""
 SOLARISE_THRESHOLD = 128 / 255
 
 Operation = Callable[[Tensor, Tensor], Tensor]
@@ -109,12 +108,14 @@ def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
 def blur(images: Tensor, sigma: Tensor) -> Tensor:
     """Blur float [N, C, H, W] with a Gaussian of its own `sigma` [N] (pixels) for each image.
 
-    The kernel is separable, truncated at `BLUR_SIGMAS` of the largest sigma, and the border is reflected.
+    The kernel is separable, truncated at `BLUR_SIGMAS` of the image's sigma, and the border is reflected.
     """
     count, channels, height, width = images.shape
-    radius = min(max(1, math.ceil(BLUR_SIGMAS * float(sigma.max()))), height - 1, width - 1)
+    reach = (BLUR_SIGMAS * sigma).ceil().clamp(min=1)
+    radius = min(int(reach.max()), height - 1, width - 1)
     taps = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
-    kernels = torch.exp(-0.5 * (taps / sigma[:, None]) ** 2)
+    # Truncated at its own reach, not at the batch's: an image looks the same whichever ones share its pass.
+    kernels = torch.exp(-0.5 * (taps / sigma[:, None]) ** 2) * (taps.abs() <= reach[:, None])
     kernels = (kernels / kernels.sum(1, keepdim=True)).repeat_interleave(channels, 0)
     x = images.reshape(1, count * channels, height, width)
     x = F.pad(x, (radius, radius, radius, radius), mode="reflect")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +18,12 @@ import torch
 from PIL import Image
 
 from soco_core.artifacts.metrics import read_metrics
+from soco_core.artifacts.result import ResultDirectory
 from soco_core.artifacts.weights import load_canonical
+from soco_core.config import RuntimeConfig
 from soco_core.engine.checkpoint_file import load_checkpoint
 from soco_core.models.soco import OnlineNetwork
+from soco_core.pretrain.stage import otherwise_computed
 from soco_core.recipes import load_recipe
 from tests.scenes import write_scenes
 
@@ -142,6 +146,50 @@ def test_stopped_and_gone_on_with_every_loss_is_the_unbroken_runs(
         load_canonical(unbroken / "pretrained.safetensors"),
     )
     assert all(bool((ours[key] == theirs[key]).all()) for key in theirs)
+
+
+def test_a_reused_result_says_what_its_name_does_not(proposals: str, tmp_path: Path) -> None:
+    """Computed in passes, or in another precision than the one asked for."""
+    few = [*SMALL, "pretrain.epochs=2"]
+
+    def warnings(*sets: str) -> list[str]:
+        done = run("pretrain", "--proposals", proposals, "--output", str(tmp_path), sets=[*few, *sets])
+        assert done.returncode == 0, done.stderr
+        assert "already done" in done.stderr
+        return [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+
+    sets = [*few, "runtime.images_per_process=2"]
+    first = run("pretrain", "--proposals", proposals, "--output", str(tmp_path), sets=sets)
+    assert first.returncode == 0, first.stderr
+    (warning,) = warnings()
+    assert "in 2 passes of each step: batch norm saw 2 images at once, not the 4 of the batch" in warning
+    assert f"remove {first.stdout.strip()}" in warning
+    assert warnings("runtime.precision=fp32") == [warning]
+    passes, precision = warnings("runtime.precision=bf16")
+    assert passes == warning
+    assert "in fp32, not in runtime.precision (bf16)" in precision
+
+
+def whole(**summary: Any) -> ResultDirectory:
+    return ResultDirectory("/runs/it", Path("/runs/it"), "f", "pretrain", {}, {"summary": summary})
+
+
+def test_what_a_reused_result_is_asked_for() -> None:
+    """One of 2048 images on 16 processes, in whole batches."""
+    how = {"batch_size": 2048, "images_per_process": 128, "accumulation_steps": 1, "precision": "fp16"}
+    asked = RuntimeConfig(images_per_process=64)
+    (line,) = otherwise_computed(whole(**how), asked, 16)
+    assert "whole batches of 2048 images, not in passes as runtime.images_per_process (64) asks for" in line
+    # Another 16 processes would hold no more than asked for; and a pod of its own that only looks computes nothing.
+    assert otherwise_computed(whole(**how), asked, 32) == []
+    assert otherwise_computed(whole(**how), RuntimeConfig(images_per_process=128), 1) == []
+    assert otherwise_computed(whole(**how), RuntimeConfig(precision="fp16"), 16) == []
+    first = {"accumulation_steps": 4, "precision": "bf16", "first_step": 0}
+    mixed = whole(**how, attempts=[first, {**how, "first_step": 9}])
+    passes, precision = otherwise_computed(mixed, RuntimeConfig(precision="fp16"), 16)
+    assert "in 4 passes of each step: batch norm saw 512 images at once" in passes
+    assert "in bf16, then fp16, not in runtime.precision (fp16)" in precision
+    assert otherwise_computed(whole(steps=60), asked, 1) == []
 
 
 def test_workers_change_nothing(unbroken: Path, proposals: str, tmp_path: Path) -> None:
