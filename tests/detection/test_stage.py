@@ -210,6 +210,18 @@ def test_a_rate_factor_reaches_the_step(data, tmp_path):
     torch.testing.assert_close(moved[1][weight], moved[0][weight])
 
 
+def test_a_clipped_gradient_moves_the_weights_by_no_more(data, tmp_path):
+    # One step of plain SGD at a rate of 1 moves all weights together by the norm that the gradient is clipped to.
+    moved = []
+    for clip in (0.25, 0.75):
+        sets = ["finetune.iterations=1", "finetune.warmup_iterations=0", "finetune.weight_decay=0.0"]
+        sets += ["finetune.learning_rate=1.0", f"finetune.gradient_clip={clip}", "finetune.precise_bn_images=0"]
+        result = finetune(parse_recipe(TINY, sets), coco=data, init="scratch", output=str(tmp_path))
+        moved.append(load_file(result.path / "model.safetensors"))
+    between = torch.cat([(moved[1][key] - value).double().flatten() for key, value in moved[0].items()])
+    assert float(between.norm()) == pytest.approx(0.5, rel=1e-3)
+
+
 def overfitting_data(tmp_path: Path, recipe: Recipe) -> str:
     """20 images, the same to train on and to evaluate on."""
     folder = demo_data(recipe, output=str(tmp_path / "data")).path
