@@ -19,7 +19,13 @@ from soco_core.recipes import load_recipe, named_recipes, parse_recipe
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "recipes.md"
 PAGES = sorted(
-    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob("components/*/*.md")]
+    [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("benchmarks/*.md"),
+        *ROOT.glob("k8s/*.md"),
+        *ROOT.glob("components/*/*.md"),
+    ]
 )
 BEGIN, END = "<!-- fields: begin -->\n", "<!-- fields: end -->\n"
 

@@ -14,14 +14,21 @@ import pytest
 
 from soco_core.demo_data.stage import demo_data
 from soco_core.recipes import load_recipe
+from tests.integration.test_pipeline import TINY as PIPELINE
 
 from .conftest import IMAGE
 
 pytestmark = pytest.mark.timeout(2400)  # the first build downloads 3 GB
 
 SOCO = Path(sys.executable).with_name("soco")
-SMALL = ["demo_data.train_images=8", "demo_data.val_images=2"]
-TINY = ["--recipe", "demo", "--set", "pretrain.batch_size=4", "--set", "runtime.checkpoint_steps=1"]
+SMALL = [f"demo_data.{name}" for name in ("train_images=8", "val_images=2", "unlabelled_images=1")]
+SMALLER = ("views.", "model.", "pretrain.batch", "pretrain.warmup")
+TINY = [
+    "--recipe=demo",
+    *(f"--set={item}" for item in PIPELINE if item.startswith(SMALLER)),
+    "--set=pretrain.epochs=60",
+    "--set=runtime.checkpoint_steps=1000",
+]
 LOCKED = {"read_only": True, "tmpfs": {"/tmp": ""}, "network_mode": "none", "cap_drop": ["ALL"], "shm_size": "1g"}
 USER = 10001
 
@@ -121,7 +128,7 @@ def test_stopped_in_mid_stage_and_started_again_it_goes_on_from_its_checkpoint(
         text=True,
     )
     proposals = Path(proposed.stdout.strip())
-    command = ["pretrain", *TINY, "--set", "pretrain.epochs=60", "--proposals", str(proposals)]
+    command = ["pretrain", *TINY, "--proposals", str(proposals)]
     container = engine.containers.create(
         image,
         ["soco", *command, "--output", str(results)],
