@@ -71,6 +71,20 @@ def test_progress_of_a_shard() -> None:
     ]
 
 
+def test_what_the_label_says_is_not_said_again() -> None:
+    filtered, _, terminal = screen()
+    label = "[finetune voc-c4 MoCo v2]"
+    filtered.write(f"{label} started (process 4000000)\n")
+    for text in ("finetune MoCo v2: 1/4 steps", "voc-c4: shortened", "warning: 3 images", "MoCo v3: gone"):
+        filtered.write(f"{label} {text}\n")
+    assert terminal.getvalue().splitlines()[1:] == [
+        f"{label} 1/4 steps",
+        f"{label} shortened",
+        f"{label} warning: 3 images",
+        f"{label} MoCo v3: gone",
+    ]
+
+
 def test_a_failure_counts_when_no_retry_is_left() -> None:
     filtered, _, terminal = screen(retries={"propose": 1})
     for pid in (4000000, 4000001):
