@@ -57,6 +57,14 @@ class CocoFolder:
         return str(self.root)
 
 
+@pytest.fixture(params=["torchvision", pytest.param("detectron2", marks=pytest.mark.detectron2)])
+def engine(request: pytest.FixtureRequest) -> str:
+    """Each of the two engines; detectron2 where it is installed."""
+    if request.param == "detectron2":
+        pytest.importorskip("detectron2")
+    return str(request.param)
+
+
 @pytest.fixture
 def coco_folder(tmp_path: Path) -> CocoFolder:
     return CocoFolder(tmp_path / "coco")

@@ -1,4 +1,4 @@
-"""Each kind of detector learns twenty images by heart: box AP50 of at least 0.6 on what it was trained on."""
+"""Each kind of detector, of each engine, learns twenty images by heart: box AP50 of at least 0.6 on those."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from soco_core.datasets.split import LabelledSplit
 from soco_core.demo_data.stage import demo_data
 from soco_core.detection.coco import open_coco
 from soco_core.detection.data import training_batches
+from soco_core.detection.engines import build_engine_detector
 from soco_core.detection.evaluate import predict
-from soco_core.detection.model import build_detector
 from soco_core.detection.schedule import learning_rates
 from soco_core.detection.train import build_optimizer, refresh_batch_norms, to_device
 from soco_core.engine.distributed import Processes
@@ -69,7 +69,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> LabelledSplit:
 def learnt(recipe: Recipe, split: LabelledSplit, folder: Path) -> float:
     """Train as the stage does; return the box AP50 by pycocotools."""
     torch.manual_seed(0)
-    model = build_detector(recipe, len(split.categories)).train()
+    model = build_engine_detector(recipe, len(split.categories)).train()
     optimizer = build_optimizer(model, recipe.finetune)
     rates = learning_rates(recipe.finetune)
     alone = Processes("cpu")
@@ -92,27 +92,30 @@ def learnt(recipe: Recipe, split: LabelledSplit, folder: Path) -> float:
     return float(evaluation.stats[1])
 
 
-def test_fcos_learns_twenty_images_by_heart(split: LabelledSplit, tmp_path: Path) -> None:
-    settings = ["finetune.detector=fcos", "finetune.learning_rate=0.02"]
-    assert learnt(parse_recipe(BASE, settings), split, tmp_path) >= 0.6
+def recipe_of(engine: str, detector: str, *settings: str) -> Recipe:
+    return parse_recipe(BASE, [f"finetune.engine={engine}", f"finetune.detector={detector}", *settings])
+
+
+def test_fcos_learns_twenty_images_by_heart(engine: str, split: LabelledSplit, tmp_path: Path) -> None:
+    assert learnt(recipe_of(engine, "fcos", "finetune.learning_rate=0.02"), split, tmp_path) >= 0.6
 
 
 @pytest.mark.slow
-def test_fcos_as_in_detectron2_learns_twenty_images_by_heart(split: LabelledSplit, tmp_path: Path) -> None:
-    settings = ["finetune.detector=fcos", "finetune.fcos_variant=detectron2", "finetune.learning_rate=0.03"]
-    settings += ["finetune.iterations=240"]
-    assert learnt(parse_recipe(BASE, settings), split, tmp_path) >= 0.6
+def test_fcos_as_in_detectron2_learns_twenty_images_by_heart(engine: str, split: LabelledSplit, tmp_path: Path) -> None:
+    settings = ["finetune.fcos_variant=detectron2", "finetune.learning_rate=0.03", "finetune.iterations=240"]
+    assert learnt(recipe_of(engine, "fcos", *settings), split, tmp_path) >= 0.6
 
 
 @pytest.mark.parametrize("detector", ["mask-rcnn-c4", "faster-rcnn-c4"])
-def test_c4_detectors_learn_twenty_images_by_heart(detector: str, split: LabelledSplit, tmp_path: Path) -> None:
-    settings = [f"finetune.detector={detector}", "finetune.iterations=90"]
-    assert learnt(parse_recipe(BASE, settings), split, tmp_path) >= 0.6
+def test_c4_detectors_learn_twenty_images_by_heart(
+    engine: str, detector: str, split: LabelledSplit, tmp_path: Path
+) -> None:
+    assert learnt(recipe_of(engine, detector, "finetune.iterations=90"), split, tmp_path) >= 0.6
 
 
 @pytest.mark.slow
-def test_retinanet_learns_twenty_images_by_heart(split: LabelledSplit, tmp_path: Path) -> None:
+def test_retinanet_learns_twenty_images_by_heart(engine: str, split: LabelledSplit, tmp_path: Path) -> None:
     # Its branches have no norm, so that they learn slowly at first.
-    settings = ["finetune.detector=retinanet", "finetune.learning_rate=0.06", "finetune.gradient_clip=3.0"]
-    settings += ["finetune.iterations=400", "finetune.anchor_sizes=[24, 40, 64, 96, 128]"]
-    assert learnt(parse_recipe(BASE, settings), split, tmp_path) >= 0.6
+    settings = ["finetune.learning_rate=0.06", "finetune.gradient_clip=3.0", "finetune.iterations=400"]
+    settings += ["finetune.anchor_sizes=[24, 40, 64, 96, 128]"]
+    assert learnt(recipe_of(engine, "retinanet", *settings), split, tmp_path) >= 0.6
