@@ -11,23 +11,9 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
-from soco_core.config_fields import PositiveFloat, PositiveInt, Probability, Section
+from soco_core.config_fields import PositiveFloat, PositiveInt, Probability, ResNetName, Section
 from soco_core.finetune_config import FinetuneConfig
 from soco_core.linear_config import LinearConfig
-
-ResNetName = Literal[
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnet152",
-    "resnext50_32x4d",
-    "resnext101_32x8d",
-    "resnext101_64x4d",
-    "wide_resnet50_2",
-    "wide_resnet101_2",
-]
-
 
 SUBSET_FORMS = "give coco-size, a percentage such as 10%, a number of images, or a file of ids"
 """What `images.subset` may be, for messages."""
@@ -267,10 +253,21 @@ class ModelConfig(Section):
             raise ValueError(
                 "without use_fpn there is neither box head nor level: set use_head and scale_aware to false"
             )
-        if self.scale_aware and not self.use_head:
-            raise ValueError("scale_aware without use_head is no row of Table 4: set use_head, or scale_aware to false")
-        if self.head_levels == "all" and (self.architecture == "c4" or not self.scale_aware):
-            raise ValueError("head_levels `all` goes with architecture `fpn` and scale_aware")
+        if self.head_levels == "all" and not (self.architecture == "fpn" and self.use_head and self.scale_aware):
+            raise ValueError("head_levels `all` goes with architecture `fpn`, use_head and scale_aware")
+        return self
+
+    @model_validator(mode="after")
+    def _levels_are_read(self) -> Self:
+        default = type(self).model_fields  # Merely stated, as in a result's config.yaml, it is no mistake.
+        if (self.scale_aware or not self.use_fpn) and self.single_level != default["single_level"].default:
+            raise ValueError(
+                "single_level is read with an FPN and without scale_aware: set scale_aware to false, or leave it out"
+            )
+        if self.use_fpn and self.backbone_level != default["backbone_level"].default:
+            raise ValueError(
+                "backbone_level is read without FPN: set use_fpn, use_head and scale_aware to false, or leave it out"
+            )
         return self
 
 

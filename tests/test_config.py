@@ -110,6 +110,21 @@ def test_a_recipe_file_states_only_what_differs(tmp_path: Path) -> None:
     assert recipe.pretrain.batch_size == 2048
 
 
+@pytest.mark.parametrize(
+    "switches",
+    [
+        "{}",
+        "{architecture: c4}",
+        "{use_head: false}",
+        "{scale_aware: false, single_level: P2}",
+        "{use_fpn: false, use_head: false, scale_aware: false, backbone_level: C4}",
+    ],
+)
+def test_what_a_switch_leaves_unread_may_be_stated_at_its_default(switches: str) -> None:
+    recipe = parse_recipe(f"model: {switches}")
+    assert parse_recipe(recipe.to_yaml()) == recipe
+
+
 def test_an_empty_file_is_the_papers_recipe() -> None:
     assert parse_recipe("# nothing\n") == Recipe()
 
@@ -158,6 +173,16 @@ def test_the_last_override_wins_and_keeps_the_rest() -> None:
         ("model:\n  level_limits: [1, 2]", "model.level_limits.2: Field required"),
         ("model:\n  level_limits: [96, 48, 192]", "model: level_limits [96, 48, 192] must increase"),
         ("pretrain:\n  epochs: 10", "pretrain: warmup_epochs (10.0) must be below epochs (10)"),
+        ("model:\n  single_level: P3", "model: single_level is read with an FPN and without scale_aware"),
+        (
+            "model: {use_fpn: false, use_head: false, scale_aware: false, single_level: P3}",
+            "model: single_level is read with an FPN and without scale_aware",
+        ),
+        ("model:\n  backbone_level: C4", "model: backbone_level is read without FPN: set"),
+        (
+            "model: {use_head: false, head_levels: all}",
+            "model: head_levels `all` goes with architecture `fpn`, use_head and scale_aware",
+        ),
         ("views:\n  small_size: 256", "views: small_size (256) must not exceed size (224)"),
         ("views:\n  crop_max_scale: 0.4", "views: crop_min_scale (0.5) must not exceed crop_max_scale (0.4)"),
         ("proposals:\n  max_relative_size: 0.2", "proposals: min_relative_size (0.3) must be below max_relative_size"),

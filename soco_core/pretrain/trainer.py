@@ -26,6 +26,7 @@ from soco_core.pretrain.data import EpochBatches, ViewDataset, view_loader
 from soco_core.pretrain.divergence import dump_views, largest_gradients
 from soco_core.pretrain.lars import LARS
 from soco_core.pretrain.loss import soco_loss
+from soco_core.pretrain.remarks import remarks
 from soco_core.pretrain.schedules import ema_coefficients, learning_rates
 from soco_core.pretrain.shares import ShareOfBatches, divide, shares
 from soco_core.pretrain.watch import Measured, Measurements, Watch, collapse
@@ -230,6 +231,8 @@ class Trainer:
 
     def _warn(self) -> None:
         config, division = self.recipe.pretrain, self.division
+        for remark in remarks(self.recipe):
+            say(f"warning: {remark}")
         if self.batch_size < config.batch_size:
             say(
                 f"warning: the image set has only {self.batch_size} usable images, fewer than pretrain.batch_size "

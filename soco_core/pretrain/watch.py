@@ -12,10 +12,10 @@ from torch import Tensor
 
 from soco_core.config import ModelConfig, PretrainConfig
 from soco_core.engine.distributed import Processes
+from soco_core.models.backbone import LEVELS
 from soco_core.models.regions import assign_levels
 from soco_core.models.soco import ViewBatch
 
-LEVELS = ("P2", "P3", "P4", "P5")
 COLLAPSED_SPREAD = 0.1
 """Embeddings have collapsed below this spread; a healthy run keeps 0.6 and more."""
 COLLAPSE_STEPS = 10

@@ -158,11 +158,26 @@ def test_without_scale_aware_assignment_all_boxes_are_pooled_from_one_level(
         assert h.shape == (4, 16)
 
 
-def test_with_it_each_box_has_the_level_of_its_size(pair: Pair, small_model: Model, make_views: Views) -> None:
-    network = pair(small_model()).online.eval()
+@pytest.mark.parametrize("use_head", [False, True])
+def test_with_it_each_box_has_the_level_of_its_size(
+    use_head: bool, pair: Pair, small_model: Model, make_views: Views
+) -> None:
+    network = pair(small_model(use_head=use_head)).online.eval()
     view = make_views(boxes=6)[0]
     sides = ((view.boxes[..., 2] - view.boxes[..., 0]) * (view.boxes[..., 3] - view.boxes[..., 1])).sqrt()
     levels = sum((sides > limit).long() for limit in network.config.level_limits)
     assert len(levels.unique()) == 4
     (regions,) = network.pool(view)
     torch.testing.assert_close(regions, by_hand(network, view, levels), atol=1e-5, rtol=1e-5)
+    h = network.represent(regions)
+    if not use_head:
+        assert not parts(network, "head")
+        torch.testing.assert_close(h, regions.mean((2, 3)), atol=1e-5, rtol=1e-5)
+    assert h.shape == (12, 24 if use_head else 16)
+
+
+def test_the_head_alone_can_be_left_out_and_all_that_is_left_trains(small_model: Model, make_views: Views) -> None:
+    networks = SoCo(small_model(use_head=False))
+    online, _ = networks(make_views((64, 64, 32), boxes=6))
+    sum(part.square().mean() for part in online).backward()
+    assert all(parameter.grad is not None for parameter in networks.online.parameters())

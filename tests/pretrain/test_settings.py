@@ -124,7 +124,7 @@ def test_it_builds_trains_two_steps_and_stores_its_recipe(
     entries = read_metrics(result.path / "metrics.jsonl")
     assert_steps_are_the_settings(entries, recipe, VIEWS.get(name, 3))
     empty = {level for level in range(4) if all(entry.get(f"boxes_P{level + 2}") == 0 for entry in entries)}
-    assert_everything_moved(result, recipe, empty)
+    assert_everything_moved(result, recipe, empty, VIEWS.get(name, 3))
 
 
 def assert_recipe_is_stored(result: ResultDirectory, recipe: Recipe, name: str, tiny_overrides: Tiny) -> None:
@@ -169,7 +169,7 @@ def initial(seed: int, config: ModelConfig) -> SoCo:
     return SoCo(config)
 
 
-def assert_everything_moved(result: ResultDirectory, recipe: Recipe, empty: set[int]) -> None:
+def assert_everything_moved(result: ResultDirectory, recipe: Recipe, empty: set[int], views: int) -> None:
     """The online network's tensors, and the target's, which follow what the first step made of them.
 
     No gradient reaches the batch norms of a level in `empty`, to which no box belonged; its lateral one also serves
@@ -192,6 +192,11 @@ def assert_everything_moved(result: ResultDirectory, recipe: Recipe, empty: set[
         # One-dimensional tensors start at 0 or 1, and what is behind a scale of 0 has no gradient in the first step.
         assert value.ndim <= 1 or not torch.equal(value, networks[f"target.{key}"]), key
         assert not torch.equal(networks[f"target.{key}"], trained[key]) or key in stuck, key
+    # Both take the batch's statistics: each view passes the backbone on its own, in both steps.
+    for network, start in (("online", before.online), ("target", before.target)):
+        norm = start.encoder.bn1
+        assert networks[f"{network}.encoder.bn1.num_batches_tracked"] == 2 * views
+        assert not torch.equal(networks[f"{network}.encoder.bn1.running_mean"], norm.running_mean)
 
 
 def test_no_named_recipe_is_left_out(tiny_overrides: Tiny) -> None:

@@ -219,6 +219,11 @@ def test_a_loss_that_rises_again_is_found(make: MakeTrainer, monkeypatch: pytest
     assert "after -" in str(error.value)
 
 
+def test_what_the_recipe_says_in_vain_is_said_first(make: MakeTrainer, capsys: pytest.CaptureFixture[str]) -> None:
+    make("views.fourth_size=40")
+    assert capsys.readouterr().err == "warning: views.fourth_size (40) does nothing without views.fourth_view\n"
+
+
 def test_a_collapse_is_warned_of_once_and_stops_nothing(
     make: MakeTrainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
