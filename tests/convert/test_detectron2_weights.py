@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
 
+from soco_core.artifacts.weight_names import Detector
 from soco_core.config import ModelConfig
 from soco_core.convert.export import Export, export, split_pretrained
 from soco_core.convert.files import write_export
@@ -26,18 +27,12 @@ pytestmark = pytest.mark.detectron2
 pytest.importorskip("detectron2")
 
 
-def mask_rcnn(model: ModelConfig) -> torch.nn.Module:
-    """Build detectron2's own Mask R-CNN with BN: FPN and a 4conv1fc head, or C4.
-
-    Without its model zoo, which needs pkg_resources.
-    """
+def resnet(model: ModelConfig) -> Any:
+    """The settings of the backbone, with BN; without detectron2's model zoo, which needs pkg_resources."""
     from detectron2.config import get_cfg
-    from detectron2.modeling import build_model
 
     cfg = get_cfg()
     cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
-    cfg.MODEL.MASK_ON = True
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     depth, groups, width = RESNETS[model.backbone]
     cfg.MODEL.RESNETS.DEPTH = depth
@@ -46,6 +41,30 @@ def mask_rcnn(model: ModelConfig) -> torch.nn.Module:
     cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64 if depth < 50 else 256
     cfg.MODEL.RESNETS.STRIDE_IN_1X1 = False
     cfg.MODEL.RESNETS.NORM = "BN"
+    return cfg
+
+
+def retinanet(model: ModelConfig) -> torch.nn.Module:
+    """Build detectron2's own RetinaNet, whose pyramid begins at P3."""
+    from detectron2.modeling import build_model
+
+    cfg = resnet(model)
+    cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
+    cfg.MODEL.BACKBONE.NAME = "build_retinanet_resnet_fpn_backbone"
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res3", "res4", "res5"]
+    cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4", "res5"]
+    cfg.MODEL.FPN.OUT_CHANNELS = model.fpn_channels
+    cfg.MODEL.FPN.NORM = "BN"
+    return build_model(cfg)
+
+
+def mask_rcnn(model: ModelConfig) -> torch.nn.Module:
+    """Build detectron2's own Mask R-CNN: FPN and a 4conv1fc head, or C4."""
+    from detectron2.modeling import build_model
+
+    cfg = resnet(model)
+    cfg.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
+    cfg.MODEL.MASK_ON = True
     if model.architecture == "c4":
         cfg.MODEL.BACKBONE.NAME = "build_resnet_backbone"
         cfg.MODEL.RESNETS.OUT_FEATURES = ["res4"]
@@ -77,15 +96,17 @@ def mask_rcnn(model: ModelConfig) -> torch.nn.Module:
     return build_model(cfg)
 
 
-def load(model: ModelConfig, tensors: dict[str, torch.Tensor], folder: Path) -> torch.nn.Module:
+def load(
+    model: ModelConfig, tensors: dict[str, torch.Tensor], folder: Path, kind: Detector | None = None
+) -> torch.nn.Module:
     """A detectron2 detector that its own checkpointer has loaded the export into; each key is accounted for."""
     from detectron2.checkpoint import DetectionCheckpointer
 
     canonical, left_out = split_pretrained(tensors, "test")
-    exported, coverage = export(canonical, Export("detectron2", model.architecture), model, left_out)
+    exported, coverage = export(canonical, Export("detectron2", kind or model.architecture), model, left_out)
     torch.save({"model": exported}, folder / "detectron2.pth")
 
-    detector = mask_rcnn(model)
+    detector = retinanet(model) if kind == "dense" else mask_rcnn(model)
     fresh = [pattern.removesuffix("*") for pattern in coverage.newly_initialised]
     before = {key: value.clone() for key, value in detector.state_dict().items()}
     DetectionCheckpointer(detector).load(str(folder / "detectron2.pth"))
@@ -97,7 +118,8 @@ def load(model: ModelConfig, tensors: dict[str, torch.Tensor], folder: Path) -> 
             assert torch.equal(value, exported[key]), f"{key} was not loaded"
         else:
             # Not parameters: cell anchors and pixel statistics.
-            assert key.startswith(("proposal_generator.anchor_generator.", "pixel_")), f"{key} has no weight"
+            others = ("proposal_generator.anchor_generator.", "anchor_generator.", "pixel_")
+            assert key.startswith(others), f"{key} has no weight"
     assert exported.keys() <= before.keys()
     for prefix in fresh:
         assert any(key.startswith(prefix) for key in before), f"detectron2 has no {prefix}*"
@@ -126,6 +148,24 @@ def test_detectron2s_checkpointer_finds_every_key(
     assert len(expected) == len(split_pretrained(network(model), "test")[0])
 
 
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "resnext50_32x4d"])
+def test_a_dense_detector_has_all_but_p2_and_the_box_head(backbone: str, network: Network, tmp_path: Path) -> None:
+    model = ModelConfig.model_validate({"backbone": backbone, "fpn_channels": 32, "head_fc_size": 64})
+    tensors = network(model)
+    state = load(model, tensors, tmp_path, "dense").state_dict()
+    for canonical, name in (
+        ("neck.lateral_convs.1.conv", "fpn_lateral3"),
+        ("neck.lateral_convs.3.bn", "fpn_lateral5.norm"),
+        ("neck.fpn_convs.1.bn", "fpn_output3.norm"),
+        ("neck.fpn_convs.3.conv", "fpn_output5"),
+        ("encoder.layer4.0.downsample.1", "bottom_up.res5.0.shortcut.norm"),
+    ):
+        assert torch.equal(state[f"backbone.{name}.weight"], tensors[f"{canonical}.weight"])
+    pretrained = {key for key in state if key.startswith(("backbone.bottom_up.", "backbone.fpn_"))}
+    there = [key for key in split_pretrained(tensors, "test")[0] if not key.startswith("head.")]
+    assert len(pretrained) == len([key for key in there if not key.startswith("neck.") or ".0." not in key])
+
+
 @pytest.mark.parametrize("architecture", ["fpn", "c4"])
 def test_the_pickle_of_the_authors_workflow_gives_the_same(
     architecture: Literal["fpn", "c4"], network: Network, tmp_path: Path
@@ -149,6 +189,7 @@ def test_a_reduced_rows_weights_load_and_the_rest_stays_fresh(
     network: Network, kind: str, model_of: Callable[[str], ModelConfig], tmp_path: Path
 ) -> None:
     load(model_of(kind), network(model_of(kind)), tmp_path)
+    load(model_of(kind), network(model_of(kind)), tmp_path, "dense")
 
 
 def test_the_c4_detector_computes_what_was_pretrained(tmp_path: Path) -> None:
