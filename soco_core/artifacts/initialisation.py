@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
 
 SCRATCH = "scratch"
 CONVERTED, IMPORTED = "convert", "import"
+CAFFE2_KEY = "conv1_w"
+MODEL_ZOO = "Detectron2 Model Zoo"
+_BGR = (
+    "trained on BGR images of another scale, with the stride in the first 1x1 convolution; the recipe's model has RGB "
+    "images, torchvision's mean and deviation and the stride in the 3x3 convolution, and would compute something else "
+    "from the same numbers"
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a state dict, also one that lies under ``state_dict`` or ``model``; nothing in the file is run.
 
     Raises:
-        InputError: it cannot be read, or holds no tensors.
+        InputError: it cannot be read, or holds no tensors; see :func:`refuse_bgr`.
     """
     import numpy as np
     import torch
@@ -83,6 +91,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return load_canonical(path)
     content: Any = load_foreign(path)
+    refuse_bgr(path, content)
     for inner in ("state_dict", "model"):
         if isinstance(content.get(inner), dict):
             content = content[inner]
@@ -91,3 +100,23 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not tensors:
         raise InputError(f"{path}: holds no tensors; a state dict is needed")
     return tensors
+
+
+def refuse_bgr(path: Path, content: Mapping[Any, Any]) -> None:
+    """Refuse Caffe2's ResNets (detectron2's ``MSRA/R-50.pkl``) and detectors of detectron2's model zoo.
+
+    Args:
+        path: the file, for the error.
+        content: what it holds.
+
+    Raises:
+        InputError: it is one of them.
+    """
+    blobs = content.get("blobs", content)
+    if isinstance(blobs, Mapping) and CAFFE2_KEY in blobs:
+        raise InputError(
+            f"{path}: a ResNet of Caffe2 (it has {CAFFE2_KEY}), {_BGR}; give detectron2's "
+            "ImageNetPretrained/torchvision/R-50.pkl, or torchvision's own"
+        )
+    if content.get("__author__") == MODEL_ZOO:
+        raise InputError(f"{path}: a detector of detectron2's model zoo, {_BGR}; give weights of a classifier")

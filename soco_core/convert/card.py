@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import soco_core
-from soco_core.artifacts.result import ResultDirectory
+from soco_core import storage
+from soco_core.artifacts.result import ResultDirectory, find_result
 from soco_core.artifacts.weights import Coverage
 from soco_core.config import Recipe
 from soco_core.convert.export import Export
 from soco_core.convert.files import file_names
 from soco_core.convert.loading import loading_lines
+from soco_core.errors import InputError
 
 IMPORTED = "import"
+PROPOSALS, MANIFEST = "proposals", "manifest.json"
 PARTS = {"encoder": "backbone", "neck": "FPN", "head": "box head"}
 ABOUT = {
     "fpn": "a two-stage detector with an FPN (Mask R-CNN, Faster R-CNN)",
@@ -104,6 +108,7 @@ def _pretraining_facts(recipe: Recipe, source: ResultDirectory) -> dict[str, Any
     return {
         **_model_facts(recipe),
         "data": f"{summary['images']:,} images without labels" if "images" in summary else None,
+        "images": _images(source),
         "proposals": _code(trained["inputs"].get("proposals")),
         "epochs": pretrain.get("epochs"),
         "steps": f"{summary['steps']:,}" if "steps" in summary else None,
@@ -111,6 +116,21 @@ def _pretraining_facts(recipe: Recipe, source: ResultDirectory) -> dict[str, Any
         "seed": trained["recipe"].get("seed"),
         "pretraining": f"`{source.fingerprint}`, by soco {source.done['soco_version'] if source.done else 'unknown'}",
     }
+
+
+def _images(source: ResultDirectory) -> str | None:
+    """Name the images by the proposals that were made for them; None where those do not lie beside the pretraining."""
+    root = source.uri.rstrip("/").rsplit("/", 2)[0]
+    fingerprint = source.determined_by["inputs"].get("proposals", "")
+    try:
+        made = find_result(storage.join(root, PROPOSALS, fingerprint), PROPOSALS)
+        images = json.loads(storage.read_text(storage.join(made.uri, MANIFEST)))["image_set"]
+        parts = [images["layout"], *images["splits"], *filter(None, [images["subset"]])]
+        # Where they lay says more of the machine than of the images: the folder's name alone.
+        name = images["root"].rstrip("/").rpartition("/")[2]
+        return f"`{name}` ({', '.join(parts)}); `{images['fingerprint']}` by their {images['fingerprint_mode']}"
+    except (InputError, ValueError, KeyError):
+        return None
 
 
 def _imported_facts(recipe: Recipe, source: ResultDirectory) -> dict[str, Any]:

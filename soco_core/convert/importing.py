@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from soco_core.artifacts.initialisation import refuse_bgr
 from soco_core.artifacts.unpickle import load_foreign
 from soco_core.artifacts.weights import Coverage, load_canonical
 from soco_core.config import ModelConfig
 from soco_core.convert.export import NOT_DENSE, without_place
 from soco_core.convert.layouts import (
-    CAFFE2_KEY,
     LAYOUTS,
     Layout,
     canonical_name,
@@ -28,13 +28,7 @@ from soco_core.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-MODEL_ZOO = "Detectron2 Model Zoo"
 SHOWN_PREFIXES = 12
-_BGR = (
-    "trained on BGR images of another scale, with the stride in the first 1x1 convolution; the recipe's model has RGB "
-    "images, torchvision's mean and deviation and the stride in the 3x3 convolution, and would compute something else "
-    "from the same numbers"
-)
 
 
 @dataclass(frozen=True)
@@ -61,7 +55,7 @@ def import_weights(path: Path, model: ModelConfig, layout_name: str | None = Non
             else with. One line.
     """
     content: Mapping[Any, Any] = load_canonical(path) if path.suffix == ".safetensors" else load_foreign(path)
-    _refuse_bgr(path, content)
+    refuse_bgr(path, content)
     tensors = _tensors(path, unwrap(content))
     plain = without_module(tensors)
     layout = _choose(path, {plain[key]: tuple(value.shape) for key, value in tensors.items()}, layout_name)
@@ -92,18 +86,6 @@ def import_weights(path: Path, model: ModelConfig, layout_name: str | None = Non
             absent = NOT_DENSE["neck"] if pyramid and name.startswith("neck.") else "not part of the pretraining"
             coverage.newly_initialised[name] = "a counter that the file lacks; starts at 0" if kept else absent
     return Imported({name: _full(value) for name, value in taken.items()}, coverage, layout)
-
-
-def _refuse_bgr(path: Path, content: Mapping[Any, Any]) -> None:
-    """Caffe2's ResNets (detectron2's ``MSRA/R-50.pkl``) and detectors trained from them."""
-    blobs = content.get("blobs", content)
-    if isinstance(blobs, Mapping) and CAFFE2_KEY in blobs:
-        raise InputError(
-            f"{path}: a ResNet of Caffe2 (it has {CAFFE2_KEY}), {_BGR}; give detectron2's "
-            "ImageNetPretrained/torchvision/R-50.pkl, or torchvision's own"
-        )
-    if content.get("__author__") == MODEL_ZOO:
-        raise InputError(f"{path}: a detector of detectron2's model zoo, {_BGR}; give weights of a classifier")
 
 
 def _tensors(path: Path, content: dict[str, Any]) -> dict[str, torch.Tensor]:

@@ -101,7 +101,6 @@ LATERAL_CONVOLUTIONS: dict[Style, str] = {
     "torchvision": r"backbone\.fpn\.inner_blocks\.(\d+)\.",
     "mmdetection": r"neck\.lateral_convs\.(\d+)\.",
 }
-CAFFE2_KEY = "conv1_w"
 _NUMBERED = {"0": "conv1", "1": "bn1", **{str(3 + number): f"layer{number}" for number in range(1, 5)}}
 _RESNET = re.compile(r"(conv1|bn1|layer[1-4]\.\d+\.(conv\d|bn\d|downsample\.[01]))\.\w+")
 _BACKBONE = re.compile(r"(stem\.conv1|conv1|bn1|layer\d+|res\d+|[014567])(\.|$)")

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import hashlib
+import json
+
 import pytest
 
 from soco_core.benchmarks.paper import paper_rows
@@ -30,6 +33,13 @@ def test_every_benchmark_has_all_of_its_rows() -> None:
     assert {item.name: len(paper_rows(item.name)) for item in BENCHMARKS} == ROWS
     assert set(NUMBERS) == set(ROWS)
     assert not paper_rows("demo")
+
+
+def test_the_numbers_are_those_that_were_compared_with_the_paper_one_by_one() -> None:
+    text = json.dumps(NUMBERS, sort_keys=True, separators=(",", ":"))
+    assert (
+        hashlib.sha256(text.encode()).hexdigest() == "2774646415dd75a6dc8b98a2e3b4a5f550f82a9787490fbaa44aaa11373c16b7"
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -97,11 +98,28 @@ def test_a_card_says_where_the_weights_come_from(converted: Callable[[str], Resu
         "| seed | 7 |",
     ):
         assert row in text
+    # There are no proposals beside the pretraining.
+    assert "| images |" not in text
     assert "-7.2500 at the last" in text
     assert "Apache License 2.0" in text
     assert "ImageNet" in text
     assert f"commit {'unknown' if source_commit() is None else f'`{source_commit()}`'} |" in text
     assert os.sep + "tmp" not in text
+
+
+def test_a_card_names_the_images_behind_the_proposals(
+    converted: Callable[[str], ResultDirectory], tmp_path: Path
+) -> None:
+    made = tmp_path / "proposals" / "0123456789abcdef"
+    made.mkdir(parents=True)
+    images = {"root": "/data/somewhere/imagenet", "layout": "folder", "splits": ["train"], "subset": "10%"}
+    images |= {"fingerprint": "fedcba9876543210", "fingerprint_mode": "sizes"}
+    (made / "manifest.json").write_text(json.dumps({"image_set": images}))
+    done = {"stage": "proposals", "fingerprint": made.name, "determined_by": {}, "summary": {}, "files": {}}
+    (made / "done.json").write_text(json.dumps(done))
+    text = (converted("fpn").path / "torchvision.card.md").read_text(encoding="utf-8")
+    assert "| images | `imagenet` (folder, train, 10%); `fedcba9876543210` by their sizes |" in text
+    assert "/data" not in text
 
 
 def test_the_lines_of_every_card_are_python_and_name_their_file(converted: Callable[[str], ResultDirectory]) -> None:

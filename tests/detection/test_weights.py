@@ -11,6 +11,7 @@ from torchvision.models import resnet18
 
 from soco_core.artifacts.initialisation import find_initialisation
 from soco_core.artifacts.result import locate, writing
+from soco_core.artifacts.weight_names import to_target
 from soco_core.convert.export import Export, export, split_pretrained
 from soco_core.detection.model import build_detector
 from soco_core.detection.weights import load_initialisation
@@ -165,6 +166,18 @@ def test_a_classifier_of_detectron2s_model_zoo_fills_the_backbone(tmp_path, mode
         if not key.startswith("fc.") and not key.endswith("num_batches_tracked"):
             assert torch.equal(state[f"backbone.body.{key}"], value), key
     assert set(coverage.left_out) == {"stem.fc.weight", "stem.fc.bias"}
+
+
+def test_a_detector_of_detectron2s_model_zoo_is_refused(tmp_path, model, resnet):
+    """It fits, but its stride and its colours are others."""
+    names = {key: to_target(f"encoder.{key}", "detectron2", 1, "fpn") for key in resnet if not key.startswith("fc.")}
+    arrays = {name: resnet[key].numpy() for key, name in names.items()}
+    path = tmp_path / "model_final.pkl"
+    path.write_bytes(pickle.dumps({"model": arrays, "__author__": "Detectron2 Model Zoo"}))
+    with pytest.raises(InputError, match=r"model_final\.pkl: a detector of detectron2's model zoo, trained on BGR"):
+        load_initialisation(model, find_initialisation(str(path)))
+    path.write_bytes(pickle.dumps({"model": arrays, "__author__": "somebody"}))
+    load_initialisation(model, find_initialisation(str(path)))
 
 
 def test_a_whole_detector_of_detectron2_is_refused_by_the_key_that_does_not_fit(tmp_path, model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,20 @@ def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
         find_initialisation("nowhere.pth")
     with pytest.raises(InputError, match="not a finished result"):
         find_initialisation(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"__author__": "Detectron2 Model Zoo"}, "a detector of detectron2's model zoo, trained on BGR"),
+        ({"conv1_w": torch.zeros(1).numpy()}, r"a ResNet of Caffe2 \(it has conv1_w\), trained on BGR"),
+    ],
+)
+def test_a_network_that_computes_something_else_from_its_numbers_is_refused(
+    content: dict[str, object], words: str, resnet: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    arrays = {key: value.numpy() for key, value in named(resnet, "detectron2", "fpn").items()}
+    path = tmp_path / "model_final.pkl"
+    path.write_bytes(pickle.dumps({"model": arrays, **content}))
+    with pytest.raises(InputError, match=words):
+        load_backbone(Encoder("resnet18"), find_initialisation(str(path)))
