@@ -139,13 +139,16 @@ def undisturbed(proposals: str, tmp_path_factory: pytest.TempPathFactory) -> lis
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own that is small enough to fill."""
+    """A file system of its own that is small enough to fill; SOCO_REQUIRE_TMPFS makes its absence a failure."""
     folder = tmp_path / "disk"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=600m", "tmpfs", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
+        reason = f"a tmpfs cannot be mounted here: {done.stderr.strip()}"
+        if os.environ.get("SOCO_REQUIRE_TMPFS"):
+            pytest.fail(reason)
+        pytest.skip(reason)
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 

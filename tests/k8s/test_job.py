@@ -18,7 +18,8 @@ import typer
 from k8s.check import launched_job
 from soco_core.artifacts.metrics import read_metrics
 from soco_core.recipes import load_recipe
-from tests.integration.test_training_killed import BIN, IMAGES, SMALL, STEPS, command
+from tests.integration.test_training_killed import IMAGES, SMALL
+from tests.integration.trainings import BIN, STEPS, command
 from tests.scenes import write_scenes
 from tests.services import free_port
 
