@@ -53,9 +53,8 @@ def look_at_images(images: str, config: ImagesConfig) -> None:
 
 
 def named_coco(coco: str) -> Named | None:
-    """Return the data set of a name such as ``mini-coco-5``; None for a folder, which may be called like one."""
-    item = next((item for item in NAMED if item.name == coco), None)
-    return None if item is None or Path(coco).is_dir() else item
+    """Return the data set of a name such as ``mini-coco-5``; None for a folder (one called like it: ``./mini-coco-5``)."""
+    return next((item for item in NAMED if item.name == coco), None)
 
 
 def check_coco(coco: str, config: DatasetsConfig) -> None:

@@ -14,7 +14,7 @@ import pytest
 from soco_core.benchmarks.choose import choose_benchmark
 from soco_core.config import ImagesConfig, ProposalsConfig, Recipe
 from soco_core.errors import InputError
-from soco_core.plan.inputs import check_boxes_file, look_at_images, with_absolute_files
+from soco_core.plan.inputs import check_boxes_file, look_at_images, named_coco, with_absolute_files
 from soco_core.plan.stage import PARENT_RUN, Plan, end_run, plan
 from soco_core.recipes import parse_recipe
 from soco_core.storage import write_bytes
@@ -73,9 +73,10 @@ def test_a_data_set_by_name(inputs: dict[str, str], tmp_path: Path, monkeypatch:
         run(inputs, tmp_path, parse_recipe("datasets: {coco: coco}")).result.uri
         == run(inputs, tmp_path, parse_recipe("")).result.uri
     )
-    # A folder of that name goes first.
-    (tmp_path / "coco").rename(tmp_path / "mini-coco-5")
-    assert run(named, tmp_path).result.summary["coco"] == str(tmp_path / "mini-coco-5")
+    # A folder called like it does not take its place unless it is meant.
+    (tmp_path / "mini-coco-5").mkdir()
+    assert run(named, tmp_path, parse_recipe("datasets: {coco: coco}")).result.summary["coco"] == "mini-coco-5"
+    assert named_coco("./mini-coco-5") is None
 
 
 @pytest.mark.parametrize(
