@@ -53,7 +53,7 @@ def look_at_images(images: str, config: ImagesConfig) -> None:
 
 
 def named_coco(coco: str) -> Named | None:
-    """Return the data set of a name such as ``mini-coco-5``; None for a folder (``./mini-coco-5``, if called like it)."""
+    """Return the data set of a name such as ``mini-coco-5``; None for a folder, as ``./mini-coco-5`` always is."""
     return next((item for item in NAMED if item.name == coco), None)
 
 

@@ -26,7 +26,7 @@ SMALLER = ("views.", "model.", "pretrain.batch", "pretrain.warmup")
 TINY = [
     "--recipe=demo",
     *(f"--set={item}" for item in PIPELINE if item.startswith(SMALLER)),
-    "--set=pretrain.epochs=60",
+    "--set=pretrain.epochs=24",
     "--set=runtime.checkpoint_steps=1000",
 ]
 LOCKED = {"read_only": True, "tmpfs": {"/tmp": ""}, "network_mode": "none", "cap_drop": ["ALL"], "shm_size": "1g"}
@@ -139,7 +139,7 @@ def test_stopped_in_mid_stage_and_started_again_it_goes_on_from_its_checkpoint(
     try:
         container.start()
         for line in container.logs(stream=True, follow=True):
-            if re.search(rb" ([2-9]|\d\d)/120 ", line):
+            if re.search(rb" ([2-9]|\d\d)/48 ", line):
                 break
         container.stop(timeout=60)
         container.reload()
@@ -150,7 +150,7 @@ def test_stopped_in_mid_stage_and_started_again_it_goes_on_from_its_checkpoint(
         again = container.logs().decode().removeprefix(stopped)
     finally:
         container.remove(force=True)
-    first = re.search(r"(\d+)/120 ", again)
+    first = re.search(r"(\d+)/48 ", again)
     assert first is not None
     assert int(first[1]) >= 2, "it begins where it was stopped"
     undisturbed = subprocess.run(
