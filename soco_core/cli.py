@@ -14,7 +14,7 @@ from soco_core.config import Recipe
 from soco_core.console import say
 from soco_core.datasets.command import app as datasets
 from soco_core.engine.loading import killed_loader
-from soco_core.engine.processes import leave, stop_on_sigterm
+from soco_core.engine.processes import end_with_launcher, leave, stop_on_sigterm
 from soco_core.engine.setup import share_cores
 from soco_core.errors import InterruptedStageError, SocoError, one_line
 from soco_core.recipes import describe_recipes, load_recipe
@@ -368,6 +368,7 @@ def doctor(
 
 def main() -> None:
     """Run the command line; an error is one line (a traceback with ``--debug``) and a non-zero status."""
+    end_with_launcher()
     share_cores()
     stop_on_sigterm()
     try:

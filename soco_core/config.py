@@ -349,8 +349,11 @@ class RuntimeConfig(Section):
     images_per_process: Annotated[int, Field(ge=1)] | None = None
     """Most images that a process holds at once in pretraining. A larger share of the batch is accumulated, and batch
     norm then sees the smaller one, which changes the result: it is warned of and recorded. null: the whole share."""
+    processes: PositiveInt | None = None
+    """Processes of each training that a pipeline starts (a PyTorchJob has its own number). null: one for each GPU that
+    it sees, fewer if a batch cannot be divided so; one on a CPU. A `soco` command is given them by `torchrun`."""
     workers: Annotated[int, Field(ge=0)] = 2
-    """Processes that load data in training; 0 works in the main process."""
+    """Processes that load data in training, for each of its own; 0 works in the main process."""
     search_workers: Annotated[int, Field(ge=0)] | None = None
     """Processes for proposals; 0 works in the main process, null takes one a core."""
     checkpoint_steps: PositiveInt = 500

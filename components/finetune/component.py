@@ -42,7 +42,7 @@ def finetune(
 
         from soco_core.artifacts.benchmark import BenchmarkResult
         from soco_core.benchmarks.choose import of_benchmark
-        from soco_core.detection.stage import finetune as train
+        from soco_core.detection.launched import finetune as train
         from soco_core.tracking import TrackingContext
 
         result = train(

@@ -42,7 +42,7 @@ def linear(
 
         from soco_core.artifacts.benchmark import BenchmarkResult
         from soco_core.benchmarks.choose import of_benchmark
-        from soco_core.linear.stage import linear as evaluate
+        from soco_core.linear.launched import linear as evaluate
         from soco_core.tracking import TrackingContext
 
         result = evaluate(

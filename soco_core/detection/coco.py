@@ -44,7 +44,7 @@ def open_finetuning_data(coco: str, recipe: Recipe, data: str | None = None) -> 
             and `coco` is empty; the detector needs masks, and the data set has none; ``datasets.image_ids`` is given,
             and the data set takes no list.
     """
-    name = coco or _data_of(recipe)
+    name = coco or data_of_benchmark(recipe)
     place = is_s3(name) or (is_place(name) and Path(name).is_dir())
     if place:
         check_list(None, recipe.datasets)
@@ -69,7 +69,12 @@ def open_finetuning_data(coco: str, recipe: Recipe, data: str | None = None) -> 
             return open_coco(name)
 
 
-def _data_of(recipe: Recipe) -> str:
+def data_of_benchmark(recipe: Recipe) -> str:
+    """Return the name of the data set that the recipe's benchmark is of.
+
+    Raises:
+        InputError: the benchmark is not one of the paper's.
+    """
     benchmark = find_benchmark(recipe.finetune.benchmark)
     if benchmark is None:
         raise InputError(

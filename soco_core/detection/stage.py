@@ -67,9 +67,7 @@ def finetune(
     recipe = resolve_engine(recipe)
 
     def open_inputs() -> tuple[LabelledDataset, Initialisation]:
-        check_detector(recipe)
-        start = find_initialisation(init, engine_export(recipe))
-        return open_finetuning_data(coco, recipe, data), start
+        return _open_inputs(recipe, coco, init, data)
 
     def common(dataset: LabelledDataset, start: Initialisation) -> dict[str, Any]:
         inputs = {"the_data_set": dataset.fingerprint, "the_weights": start.fingerprint}
@@ -78,8 +76,7 @@ def finetune(
     def lead(processes: Processes) -> ResultDirectory:
         dataset, start = open_inputs()
         row = method or start.method
-        inputs = {"coco": dataset.fingerprint, "init": start.fingerprint, "method": row}
-        result = locate(output, "finetune", CONTRACT, recipe, ("seed", "model", "finetune"), inputs)
+        result = _locate(recipe, dataset, start, row, output)
 
         def compute(result: ResultDirectory, tracker: Tracker) -> dict[str, Any]:
             from soco_core.detection.experiment import experiment
@@ -100,6 +97,33 @@ def finetune(
         experiment(recipe, dataset, start, "", processes)
 
     return run_together(recipe.runtime.device, lead, follow)
+
+
+def locate_finetuning(
+    recipe: Recipe, *, init: str, output: str, coco: str = "", data: str | None = None, method: str | None = None
+) -> ResultDirectory:
+    """Find the result of a finetuning, whole or not; its data set is opened and checked, and nothing is written.
+
+    Args:
+        recipe, init, output, coco, data, method: those of :func:`finetune`.
+
+    Raises:
+        InputError: as :func:`finetune` does.
+    """
+    recipe = resolve_engine(recipe)
+    dataset, start = _open_inputs(recipe, coco, init, data)
+    return _locate(recipe, dataset, start, method or start.method, output)
+
+
+def _open_inputs(recipe: Recipe, coco: str, init: str, data: str | None) -> tuple[LabelledDataset, Initialisation]:
+    check_detector(recipe)
+    start = find_initialisation(init, engine_export(recipe))
+    return open_finetuning_data(coco, recipe, data), start
+
+
+def _locate(recipe: Recipe, dataset: LabelledDataset, start: Initialisation, row: str, output: str) -> ResultDirectory:
+    inputs = {"coco": dataset.fingerprint, "init": start.fingerprint, "method": row}
+    return locate(output, "finetune", CONTRACT, recipe, ("seed", "model", "finetune"), inputs)
 
 
 def _write(

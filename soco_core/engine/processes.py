@@ -26,6 +26,8 @@ PIPELINE_PID = "SOCO_PIPELINE_PID"
 PIPELINE_BEAT = "SOCO_PIPELINE_BEAT"
 """Environment variable: the file that a pipeline command changes while it lives, for stages in containers, which do not
 see its process."""
+LAUNCHING_STEP = "SOCO_LAUNCHING_STEP"
+"""Environment variable: the process that had `torchrun` start this one (soco_core/launch/here.py)."""
 BEAT_SECONDS = 2.0
 BEAT_PATIENCE_SECONDS = 30.0
 POLL_SECONDS = 0.5
@@ -48,6 +50,22 @@ def end_with_pipeline() -> None:
         os.setpgid(0, 0)
     wait = partial(_wait_for_silence, Path(beat)) if beat else partial(_wait_for_end, int(pid or 0))
     threading.Thread(target=_watch, args=(wait,), name="pipeline-watch", daemon=True).start()
+
+
+def end_with_launcher() -> None:
+    """End this process of a training and its workers by SIGKILL when `torchrun`, or the step behind it, is gone.
+
+    `torchrun` starts each process as the leader of a session, which a signal to its own group does not reach. Nothing
+    happens in a process that no step launched.
+    """
+    step = os.environ.get(LAUNCHING_STEP)
+    if step is None:
+        return
+    if os.getpgrp() != os.getpid():
+        os.setpgid(0, 0)
+    for pid in (int(step), os.getppid()):
+        wait = partial(_wait_for_end, pid)
+        threading.Thread(target=_watch, args=(wait,), name="launcher-watch", daemon=True).start()
 
 
 def end_with_parent(parent: int) -> None:

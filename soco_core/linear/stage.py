@@ -62,8 +62,7 @@ def linear(
     """
 
     def open_inputs() -> tuple[LabelledImages, Initialisation]:
-        origin = find_initialisation(init)
-        return open_labelled_images(images, recipe.datasets, data), origin
+        return _open_inputs(recipe, images, init, data)
 
     def common(data: LabelledImages, origin: Initialisation) -> dict[str, Any]:
         inputs = {"the_images": data.fingerprint, "the_weights": origin.fingerprint}
@@ -72,14 +71,7 @@ def linear(
     def lead(processes: Processes) -> ResultDirectory:
         data, origin = open_inputs()
         row = method or origin.method
-        inputs = {
-            "images": data.fingerprint,
-            "init": origin.fingerprint,
-            "method": row,
-            "backbone": recipe.model.backbone,
-            "max_pixels": recipe.images.max_pixels,
-        }
-        result = locate(output, "linear", CONTRACT, recipe, ("seed", "linear"), inputs)
+        result = _locate(recipe, data, origin, row, output)
 
         def compute(result: ResultDirectory, tracker: Tracker) -> dict[str, Any]:
             from soco_core.linear.probe import probe
@@ -100,6 +92,43 @@ def linear(
         probe(recipe, data, origin, processes)
 
     return run_together(recipe.runtime.device, lead, follow)
+
+
+def locate_linear(
+    recipe: Recipe,
+    *,
+    init: str,
+    output: str,
+    images: str = "imagenet",
+    data: str | None = None,
+    method: str | None = None,
+) -> ResultDirectory:
+    """Find the result of a linear evaluation, whole or not; its images are listed, and nothing is written.
+
+    Args:
+        recipe, init, output, images, data, method: those of :func:`linear`.
+
+    Raises:
+        InputError: as :func:`linear` does.
+    """
+    labelled, origin = _open_inputs(recipe, images, init, data)
+    return _locate(recipe, labelled, origin, method or origin.method, output)
+
+
+def _open_inputs(recipe: Recipe, images: str, init: str, data: str | None) -> tuple[LabelledImages, Initialisation]:
+    origin = find_initialisation(init)
+    return open_labelled_images(images, recipe.datasets, data), origin
+
+
+def _locate(recipe: Recipe, data: LabelledImages, origin: Initialisation, row: str, output: str) -> ResultDirectory:
+    inputs = {
+        "images": data.fingerprint,
+        "init": origin.fingerprint,
+        "method": row,
+        "backbone": recipe.model.backbone,
+        "max_pixels": recipe.images.max_pixels,
+    }
+    return locate(output, "linear", CONTRACT, recipe, ("seed", "linear"), inputs)
 
 
 def _write(

@@ -1,4 +1,4 @@
-"""The pretraining of a pipeline: in this process, or in a PyTorchJob that is launched from it."""
+"""The pretraining of a pipeline: in processes of this machine, or in a PyTorchJob that is launched from it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ from soco_core.artifacts.result import ResultDirectory
 from soco_core.config import Recipe
 from soco_core.console import say
 from soco_core.errors import InputError, SocoError
-from soco_core.launch import JobSettings, Waits, Work, run_job
+from soco_core.launch import JobSettings, Training, Waits, Work, hand_over, run_job, train_here
 from soco_core.pretrain import stage
 from soco_core.tracking import TrackingContext
 
-RECIPE_FILE = ".launched.yaml"
-"""In the result's directory, which every pod sees; hidden, so no part of the result."""
 PASSED_ON = (
     *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"),
     *("MLFLOW_S3_ENDPOINT_URL", "SOCO_DATA"),
@@ -43,28 +41,33 @@ def pretrain(
         images: image set to pretrain on.
         output: root of all results; for a job on S3, or below a claim that all pods mount at the same path.
         tracking: where to track, or None.
-        job: settings of the job; None, or without nodes: the training runs in this process.
+        job: settings of the job; None, or without nodes: the training runs here (:func:`soco_core.launch.train_here`).
         waits: how long to wait for the cluster; by default that of :class:`soco_core.launch.Waits`.
 
     Raises:
         InputError: a path is on none of the job's claims, or as the stage raises it.
         InterruptedStageError: stopped by a signal; a job is deleted, its last checkpoint kept.
-        SocoError: the job failed, or ended without a result.
+        SocoError: the job or the training failed, or ended without a result.
     """
 
     def train() -> ResultDirectory:
         return stage.pretrain(recipe, proposals=proposals, images=images, output=output, tracking=tracking)
 
+    def locate() -> ResultDirectory:
+        return stage.locate_pretraining(recipe, proposals, output)
+
+    arguments = {"--proposals": proposals, "--images": images, "--output": output}
     if job is None or not job.nodes:
-        return train()
-    result = stage.locate_pretraining(recipe, proposals, output)
+        batch_size = recipe.pretrain.batch_size
+        return train_here(
+            Training("pretrain", recipe, arguments, train, locate, lambda count: count <= batch_size, tracking)
+        )
+    result = locate()
     if result.done is not None:
         return train()
     for name, place in {"output": output, "proposals": proposals, "images": images}.items():
         _check_shared(name, place, job)
-    text_of_recipe = storage.join(result.uri, RECIPE_FILE)
-    storage.write_text(text_of_recipe, recipe.to_yaml())
-    arguments = {"--recipe": text_of_recipe, "--proposals": proposals, "--images": images, "--output": output}
+    arguments = {"--recipe": hand_over(recipe, result), **arguments}
     environment = {name: value for name in PASSED_ON if (value := os.environ.get(name)) and "@" not in value}
     if tracking is not None:
         environment |= tracking.to_environment()
@@ -76,7 +79,7 @@ def pretrain(
         environment=environment,
     )
     run_job(job, work, waits)
-    result = stage.locate_pretraining(recipe, proposals, output)
+    result = locate()
     if result.done is None:
         raise SocoError(
             f"the PyTorchJob has succeeded, but {result.uri} is not a finished result here; let this step and the "

@@ -89,6 +89,33 @@ def test_it_ends_at_once_when_the_pipeline_is_gone_already(tmp_path: Path) -> No
     assert done.returncode == -signal.SIGKILL
 
 
+@pytest.mark.parametrize("gone", ["step", "torchrun"])
+def test_a_launched_process_ends_with_the_step_and_with_torchrun(
+    gone: str, tmp_path: Path, no_leftovers: list[int]
+) -> None:
+    stage = STAGE.replace("end_with_pipeline", "end_with_launcher")
+    torchrun = "import subprocess, sys; subprocess.run(sys.argv[1:], start_new_session=True)"
+    report = tmp_path / "pids"
+    step = subprocess.Popen(["sleep", "60"])
+    starter = subprocess.Popen(
+        [sys.executable, "-c", torchrun, sys.executable, "-c", stage, str(report), "pidfd"],
+        env={**os.environ, "SOCO_LAUNCHING_STEP": str(step.pid)},
+    )
+    try:
+        assert wait_until(report.exists, 20)
+        process, worker = map(int, report.read_text().split())
+        no_leftovers += [process, worker]
+        time.sleep(0.3)
+        assert not ended(process)
+        assert not ended(worker)
+        (step if gone == "step" else starter).kill()
+        assert wait_until(lambda: ended(process) and ended(worker), 10)
+    finally:
+        for each in (step, starter):
+            each.kill()
+            each.wait()
+
+
 def test_a_stage_that_no_pipeline_started_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "SOCO_PIPELINE_PID"}
     script = (

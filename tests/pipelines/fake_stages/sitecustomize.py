@@ -162,8 +162,10 @@ def _install():
         for name in (f"soco_core.{stage}", f"soco_core.{stage}.stage"):
             sys.modules[name] = types.ModuleType(name)
         vars(sys.modules[f"soco_core.{stage}.stage"]).update({function.__name__: function for function in functions})
-    sys.modules["soco_core.pretrain.launched"] = types.ModuleType("launched")
-    sys.modules["soco_core.pretrain.launched"].pretrain = pretrain
+    for stage in ("pretrain", "detection", "linear"):
+        name = f"soco_core.{stage}.launched"
+        sys.modules[name] = types.ModuleType(name)
+        vars(sys.modules[name]).update({function.__name__: function for function in stages[stage]})
     sys.modules["soco_core.linear.data"] = types.ModuleType("data")
     sys.modules["soco_core.linear.data"].open_labelled_images = lambda images, datasets: None
     sys.modules["soco_core.convert.import_stage"] = types.ModuleType("import_stage")
