@@ -43,6 +43,7 @@ def finetune(
         from soco_core.artifacts.benchmark import BenchmarkResult
         from soco_core.benchmarks.choose import of_benchmark
         from soco_core.detection.launched import finetune as train
+        from soco_core.storage import join
         from soco_core.tracking import TrackingContext
 
         result = train(
@@ -53,7 +54,8 @@ def finetune(
             tracking=TrackingContext.from_json(tracking),
             method=method,
         )
-        for name, value in BenchmarkResult.read(result.path / "metrics.json").metrics.items():
+        # A result that was whole already may lie on S3 alone.
+        for name, value in BenchmarkResult.read(join(result.uri, "metrics.json")).metrics.items():
             if value is not None:
                 metrics.log_metric(name, value)
         stage.result = result.uri

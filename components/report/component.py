@@ -61,6 +61,7 @@ def report(
 
         from soco_core.plan.stage import end_run
         from soco_core.report.stage import report as write
+        from soco_core.storage import join, read_bytes, read_text
         from soco_core.tracking import TrackingContext
 
         benchmarks = (
@@ -90,8 +91,9 @@ def report(
             converted=converted or None,
             tracking=TrackingContext.from_json(tracking),
         )
-        Path(html.path).write_bytes((result.path / "report.html").read_bytes())
-        lines = (result.path / "report.md").read_text(encoding="utf-8").splitlines(keepends=True)
+        # A result that was whole already may lie on S3 alone.
+        Path(html.path).write_bytes(read_bytes(join(result.uri, "report.html")))
+        lines = read_text(join(result.uri, "report.md")).splitlines(keepends=True)
         Path(markdown.path).write_text("".join(line for line in lines if not line.startswith("![")), encoding="utf-8")
         end_run(plan, succeeded=True)
         stage.result = result.uri

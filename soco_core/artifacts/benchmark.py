@@ -10,7 +10,7 @@ from typing import Any
 from soco_core.benchmarks.table import BOX_COLUMNS, MASK_COLUMNS
 from soco_core.config import Recipe
 from soco_core.errors import InputError
-from soco_core.storage import write_text
+from soco_core.storage import read_text, write_text
 
 COLUMNS = (*BOX_COLUMNS, *MASK_COLUMNS)
 """The paper's columns (Table 1): box and mask AP in percent, over IoU .50:.95, at .50 and at .75."""
@@ -64,6 +64,6 @@ class BenchmarkResult:
         write_text(path, json.dumps(asdict(self), indent=2, allow_nan=False) + "\n")
 
     @classmethod
-    def read(cls, path: Path) -> BenchmarkResult:
-        """Read ``metrics.json``."""
-        return cls(**json.loads(path.read_text()))
+    def read(cls, place: str | Path) -> BenchmarkResult:
+        """Read ``metrics.json``, given its path or S3 URI."""
+        return cls(**json.loads(read_text(place)))
