@@ -14,7 +14,7 @@ import pytest
 
 from soco_core.demo_data.stage import demo_data
 from soco_core.recipes import load_recipe
-from tests.integration.test_pipeline import TINY as PIPELINE
+from tests.integration.test_training_killed import SMALL as SMALL_NETWORKS
 
 from .conftest import IMAGE
 
@@ -22,11 +22,10 @@ pytestmark = pytest.mark.timeout(2400)  # the first build downloads 3 GB
 
 SOCO = Path(sys.executable).with_name("soco")
 SMALL = [f"demo_data.{name}" for name in ("train_images=8", "val_images=2", "unlabelled_images=1")]
-SMALLER = ("views.", "model.", "pretrain.batch", "pretrain.warmup")
 TINY = [
     "--recipe=demo",
-    *(f"--set={item}" for item in PIPELINE if item.startswith(SMALLER)),
-    "--set=pretrain.epochs=24",
+    *(f"--set={item}" for item in SMALL_NETWORKS),
+    "--set=pretrain.epochs=16",
     "--set=runtime.checkpoint_steps=1000",
 ]
 LOCKED = {"read_only": True, "tmpfs": {"/tmp": ""}, "network_mode": "none", "cap_drop": ["ALL"], "shm_size": "1g"}
@@ -140,7 +139,7 @@ def test_stopped_in_mid_stage_and_started_again_it_goes_on_from_its_checkpoint(
     try:
         container.start()
         for line in container.logs(stream=True, follow=True):
-            if re.search(rb" ([2-9]|\d\d)/48 ", line):
+            if re.search(rb" ([2-9]|\d\d)/32 ", line):
                 break
         container.stop(timeout=60)
         container.reload()
@@ -151,7 +150,7 @@ def test_stopped_in_mid_stage_and_started_again_it_goes_on_from_its_checkpoint(
         again = container.logs().decode().removeprefix(stopped)
     finally:
         container.remove(force=True)
-    first = re.search(r"(\d+)/48 ", again)
+    first = re.search(r"(\d+)/32 ", again)
     assert first is not None
     assert int(first[1]) >= 2, "it begins where it was stopped"
     undisturbed = subprocess.run(
