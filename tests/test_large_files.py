@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,8 +129,18 @@ def test_what_fails_for_good_leaves_no_parts(
     assert not storage.exists(f"{faulty_s3.uri}/large")
 
 
+@pytest.fixture
+def ctrl_c_is_heard() -> Iterator[None]:
+    """A shell's background job is told to ignore it."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
 @pytest.mark.parametrize("what", ["upload", "download"])
-def test_ctrl_c_leaves_no_parts_and_no_file(s3: str, large: Path, tmp_path: Path, what: str) -> None:
+def test_ctrl_c_leaves_no_parts_and_no_file(
+    s3: str, large: Path, tmp_path: Path, what: str, ctrl_c_is_heard: None
+) -> None:
     storage.upload(large, f"{s3}/there")
     folder = tmp_path / "folder"
     folder.mkdir()
