@@ -11,6 +11,7 @@ import pytest
 
 from soco_core.artifacts.result import ResultDirectory, locate
 from soco_core.artifacts.stage import complete
+from soco_core.console import STAGE_LABEL
 from soco_core.recipes import load_recipe
 
 pytest.importorskip("kfp")
@@ -47,6 +48,7 @@ def elsewhere(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Resul
 
     complete(place(), RECIPE, None, compute)
     monkeypatch.setenv("SOCO_SCRATCH", str(tmp_path / "another machine"))
+    monkeypatch.setenv(STAGE_LABEL, "")  # a stage's process sets it for good, and here it is not the stage's
     monkeypatch.setattr("soco_core.engine.component.end_with_pipeline", lambda: None)
     monkeypatch.setattr("soco_core.engine.component.share_cores", lambda: None)
     monkeypatch.setattr("soco_core.engine.component.stop_on_sigterm", lambda: None)
