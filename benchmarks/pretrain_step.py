@@ -32,7 +32,7 @@ def make_views(batch_size: int, device: torch.device) -> list[ViewBatch]:
         extent = side * (0.3 + 0.5 * torch.rand(batch_size, 4, 2, generator=generator))
         corner = (side - extent) * torch.rand(batch_size, 4, 2, generator=generator)
         images = torch.randn(batch_size, 3, side, side, generator=generator).to(device)
-        boxes = torch.cat([corner, corner + extent], -1).to(device)
+        boxes = torch.cat([corner, corner + extent], -1)
         ids = torch.arange(4, device=device).expand(batch_size, -1)
         views.append(ViewBatch(images.contiguous(memory_format=torch.channels_last), boxes, ids))
     return views

@@ -34,8 +34,9 @@ def pool_regions(
 
     Args:
         maps: [P2, P3, P4, P5] or any others, each [N, C, H, W].
-        boxes: XYXY view pixels, float [N, B, 4].
-        levels: int64 [N, B], numbers of maps, as of :func:`assign_levels`.
+        boxes: XYXY view pixels, float [N, B, 4], on the CPU: to ask a device how many of them lie on a level
+            would wait for all it has still to do.
+        levels: int64 [N, B], numbers of maps, as of :func:`assign_levels`; on the CPU too.
         size: side of the output grid.
         strides: of the maps, in pixels.
 
@@ -51,6 +52,8 @@ def pool_regions(
         # A map without a box passes too: its zero gradient keeps distributed training in step.
         chosen = torch.nonzero(flat == level).squeeze(1)
         wide = features if features.dtype == torch.float64 else features.float()
-        pooled.append(roi_align(wide, rois[chosen].to(wide.dtype), size, 1.0 / stride, sampling_ratio=0, aligned=True))
+        here = rois[chosen].to(wide.device, wide.dtype, non_blocking=True)
+        pooled.append(roi_align(wide, here, size, 1.0 / stride, sampling_ratio=0, aligned=True))
         order.append(chosen)
-    return torch.cat(pooled)[torch.argsort(torch.cat(order))]
+    together = torch.cat(pooled)
+    return together[torch.argsort(torch.cat(order)).to(together.device, non_blocking=True)]

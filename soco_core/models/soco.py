@@ -20,10 +20,11 @@ class ViewBatch(NamedTuple):
     images: Tensor
     """Normalised RGB, float [N, 3, S, S]."""
     boxes: Tensor
-    """Proposals in the view's pixels, XYXY float32 [N, B, 4]. B is K, or in V1 (views - 1) * K where each pair of
-    views has proposals of its own: block j belongs to V1 and V(j+2)."""
+    """Proposals in the view's pixels, XYXY float32 [N, B, 4], on the CPU, where their levels are looked up. B is K, or
+    in V1 (views - 1) * K where each pair of views has proposals of its own: block j belongs to V1 and V(j+2)."""
     ids: Tensor
-    """Numbers of the proposals among an image's, int64 [N, B]: equal ones are the same object in all views."""
+    """Numbers of the proposals among an image's, int64 [N, B], with the images: equal ones are the same object in all
+    views."""
 
 
 class ObjectEncoder(FeatureExtractor):
@@ -64,7 +65,7 @@ class ObjectEncoder(FeatureExtractor):
         maps, size = self.features(view.images), self.config.roi_size
         if self.config.head_levels == "own":
             return [pool_regions(maps, view.boxes, self._levels(view), size, self.strides)]
-        first = torch.zeros_like(view.ids)
+        first = torch.zeros(view.boxes.shape[:2], dtype=torch.int64)
         return [
             pool_regions([features], view.boxes, first, size, [stride])
             for features, stride in zip(maps, self.strides, strict=True)
@@ -87,14 +88,14 @@ class ObjectEncoder(FeatureExtractor):
 
     def _levels(self, view: ViewBatch) -> Tensor:
         if len(self.strides) == 1:
-            return torch.zeros_like(view.ids)
+            return torch.zeros(view.boxes.shape[:2], dtype=torch.int64)
         return assign_levels(view.boxes, self.config.level_limits)
 
     def _own(self, embedded: list[Tensor], view: ViewBatch) -> Tensor:
         """Pick each box's own of its embeddings ([N * B, D] for each level pooled): [N, B, D]."""
         if len(embedded) == 1:
             return embedded[0].unflatten(0, view.ids.shape)
-        levels = self._levels(view).flatten()
+        levels = self._levels(view).flatten().to(view.ids.device, non_blocking=True)
         return torch.stack(embedded)[levels, torch.arange(len(levels), device=levels.device)].unflatten(
             0, view.ids.shape
         )

@@ -59,10 +59,11 @@ class Measurements:
             target: the target's embeddings, float [N, B, D] for each view.
         """
         images = len(usable)
-        numbers = [float(images), float((~usable).sum()), float(sum(view.boxes[..., 0].numel() for view in views))]
+        numbers = [images, int((~usable).sum()), sum(view.boxes[..., 0].numel() for view in views)]
+        counts = torch.tensor([*numbers, *self._box_counts(views)], dtype=torch.float64)
         self._names = [name if name == "loss" else f"loss_{name}" for name in terms]
         losses = torch.stack(list(terms.values())).double() * images
-        sums = torch.cat([losses.new_tensor(numbers), losses, self._box_counts(views), *spread_moments(target)])
+        sums = torch.cat([counts.to(losses.device, non_blocking=True), losses, *spread_moments(target)])
         self._sums = sums if self._sums is None else self._sums + sums
 
     def close(self, step: int, gradient_norms: Tensor) -> None:
@@ -88,13 +89,12 @@ class Measurements:
             for step, row, total, of_tensors in zip(steps, sums.cpu(), totals, norms.cpu(), strict=True)
         ]
 
-    def _box_counts(self, views: list[ViewBatch]) -> Tensor:
-        """Boxes on each of P2..P5 in all views, float64 [4]; none where there is one level only."""
+    def _box_counts(self, views: list[ViewBatch]) -> list[int]:
+        """Boxes on each of P2..P5 in all views; none where there is one level only."""
         if not self._leveled:
-            return views[0].boxes.new_zeros(0, dtype=torch.float64)
+            return []
         levels = torch.cat([assign_levels(view.boxes, self.config.level_limits).flatten() for view in views])
-        numbers = torch.arange(len(LEVELS), device=levels.device)
-        return (levels[:, None] == numbers).sum(0).double()
+        return torch.bincount(levels, minlength=len(LEVELS)).tolist()
 
     @property
     def _leveled(self) -> bool:
@@ -102,14 +102,12 @@ class Measurements:
 
     def _values(self, sums: Tensor) -> dict[str, float]:
         images, unusable, boxes = sums[:3].tolist()
-        end = 3 + len(self._names)
-        values = dict(zip(self._names, (sums[3:end] / images).tolist(), strict=True))
-        if self._leveled:
-            counts = sums[end : end + len(LEVELS)].tolist()
-            values |= {f"boxes_{name}": count / boxes for name, count in zip(LEVELS, counts, strict=True)}
-            end += len(LEVELS)
+        levels, rest = LEVELS if self._leveled else (), sums[3:]
+        counts, losses, moments = rest.tensor_split([len(levels), len(levels) + len(self._names)])
+        values = dict(zip(self._names, (losses / images).tolist(), strict=True))
+        values |= {f"boxes_{name}": count / boxes for name, count in zip(levels, counts.tolist(), strict=True)}
         values["unusable_images"] = unusable / images
-        totals, squares = sums[end:].chunk(2)
+        totals, squares = moments.chunk(2)
         values["embedding_std"] = spread(totals, squares, boxes)
         return values
 

@@ -28,18 +28,20 @@ def augment(images: Tensor, augmentation: Augmentation) -> Tensor:
 
     Args:
         images: RGB, uint8 [N, 3, S, S], on any device.
-        augmentation: fields with a batch dimension in front.
+        augmentation: fields with a batch dimension in front, on the CPU: what is drawn decides how many images
+            an operation gets, and to ask the device for it would wait for all the device has still to do.
 
     Returns:
         Normalised float32 [N, 3, S, S].
     """
-    a = Augmentation(*(field.to(images.device) for field in augmentation))
+    drawn = Augmentation(*(_send(field, images) for field in augmentation))
     x = images.float() / 255
-    x = torch.where(_per_image(a.flip), x.flip(-1), x)
-    x = distort_colour(x, a)
-    x = torch.where(_per_image(a.grayscale), to_gray(x).expand_as(x), x)
-    x = _where_drawn(x, a.blur, lambda chosen, drawn: blur(chosen, a.sigma[drawn]))
-    x = torch.where(_per_image(a.solarise) & (x >= SOLARISE_THRESHOLD), 1 - x, x)
+    x = torch.where(_per_image(drawn.flip), x.flip(-1), x)
+    x = distort_colour(x, augmentation)
+    x = torch.where(_per_image(drawn.grayscale), to_gray(x).expand_as(x), x)
+    sigma = augmentation.sigma[augmentation.blur]
+    x = _where_drawn(x, augmentation.blur, lambda chosen, _: blur(chosen, sigma))
+    x = torch.where(_per_image(drawn.solarise) & (x >= SOLARISE_THRESHOLD), 1 - x, x)
     return normalise(x)
 
 
@@ -52,7 +54,7 @@ def cut_out(images: Tensor, squares: Tensor) -> Tensor:
     """
     columns = torch.arange(images.shape[-1], device=images.device) + 0.5
     rows = torch.arange(images.shape[-2], device=images.device) + 0.5
-    x1, y1, x2, y2 = squares.to(images.device)[..., None].unbind(-2)
+    x1, y1, x2, y2 = _send(squares, images)[..., None].unbind(-2)
     across, down = (x1 <= columns) & (columns < x2), (y1 <= rows) & (rows < y2)
     cut = (down[..., :, None] & across[..., None, :]).any(1, keepdim=True)
     return images.masked_fill(cut, 0.0)
@@ -69,8 +71,11 @@ def denormalise(images: Tensor) -> Tensor:
 
 
 def distort_colour(images: Tensor, augmentation: Augmentation) -> Tensor:
-    """Apply brightness, contrast, saturation and hue in each image's own order; RGB in [0, 1]."""
-    a = augmentation
+    """Apply brightness, contrast, saturation and hue in each image's own order; RGB in [0, 1].
+
+    The augmentation is on the CPU, as for :func:`augment`.
+    """
+    a = Augmentation(*(_send(field, images) for field in augmentation))
     operations: tuple[Operation, ...] = (
         lambda x, i: (x * _per_image(a.brightness[i])).clamp(0, 1),
         lambda x, i: _blend(x, to_gray(x).mean((-3, -2, -1), keepdim=True), a.contrast[i]),
@@ -79,7 +84,8 @@ def distort_colour(images: Tensor, augmentation: Augmentation) -> Tensor:
     )
     for position in range(4):
         for number, operation in enumerate(operations):
-            images = _where_drawn(images, a.colour & (a.order[:, position] == number), operation)
+            drawn = augmentation.colour & (augmentation.order[:, position] == number)
+            images = _where_drawn(images, drawn, operation)
     return images
 
 
@@ -99,24 +105,24 @@ def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
     sixth = torch.where(value == r, (g - b) / safe, torch.where(value == g, 2 + (b - r) / safe, 4 + (r - g) / safe))
     hue = ((sixth / 6 + turns[:, None, None]) % 1.0) * 6
     # Each channel of HSV -> RGB is one trapezoid over the hue: value * (1 - saturation * clamp(...)).
-    offsets = torch.tensor([5.0, 3.0, 1.0], device=images.device)[:, None, None]
+    offsets = torch.arange(5.0, 0.0, -2.0, device=images.device)[:, None, None]
     k = (offsets + hue.unsqueeze(-3)) % 6
     ramp = torch.minimum(k, 4 - k).clamp(0, 1)
     return (value.unsqueeze(-3) * (1 - saturation.unsqueeze(-3) * ramp)).clamp(0, 1)
 
 
 def blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """Blur float [N, C, H, W] with a Gaussian of its own `sigma` [N] (pixels) for each image.
+    """Blur float [N, C, H, W] with a Gaussian of its own `sigma` [N] (pixels, on the CPU) for each image.
 
     The kernel is separable, truncated at `BLUR_SIGMAS` of the image's sigma, and the border is reflected.
     """
     count, channels, height, width = images.shape
     reach = (BLUR_SIGMAS * sigma).ceil().clamp(min=1)
     radius = min(int(reach.max()), height - 1, width - 1)
-    taps = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
+    taps = torch.arange(-radius, radius + 1, dtype=images.dtype)
     # Truncated at its own reach, not at the batch's: an image looks the same whichever ones share its pass.
     kernels = torch.exp(-0.5 * (taps / sigma[:, None]) ** 2) * (taps.abs() <= reach[:, None])
-    kernels = (kernels / kernels.sum(1, keepdim=True)).repeat_interleave(channels, 0)
+    kernels = _send((kernels / kernels.sum(1, keepdim=True)).repeat_interleave(channels, 0), images)
     x = images.reshape(1, count * channels, height, width)
     x = F.pad(x, (radius, radius, radius, radius), mode="reflect")
     x = F.conv2d(x, kernels[:, None, None, :], groups=count * channels)
@@ -125,8 +131,8 @@ def blur(images: Tensor, sigma: Tensor) -> Tensor:
 
 
 def _where_drawn(images: Tensor, drawn: Tensor, operation: Operation) -> Tensor:
-    """Apply `operation(chosen images, their indices)` to the images for which `drawn` is set."""
-    chosen = torch.nonzero(drawn).squeeze(1)
+    """Apply `operation(chosen images, their indices)` to the images for which `drawn` (on the CPU) is set."""
+    chosen = _send(torch.nonzero(drawn).squeeze(1), images)
     if len(chosen) == 0:
         return images
     return images.index_copy(0, chosen, operation(images[chosen], chosen))
@@ -142,4 +148,9 @@ def _per_image(values: Tensor) -> Tensor:
 
 
 def _channels(values: tuple[float, float, float], like: Tensor) -> Tensor:
-    return torch.tensor(values, device=like.device, dtype=like.dtype)[:, None, None] / 255
+    return _send(torch.tensor(values, dtype=like.dtype), like)[:, None, None] / 255
+
+
+def _send(values: Tensor, like: Tensor) -> Tensor:
+    """Bring a small tensor to where `like` is, without waiting for what runs there."""
+    return values.to(like.device, non_blocking=True)

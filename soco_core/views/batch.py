@@ -19,7 +19,8 @@ def prepare_views(batch: Sequence[View], device: torch.device) -> list[ViewBatch
         device: where the networks are.
 
     Returns:
-        For each view its images (normalised float32 [N, 3, S, S], channels last), boxes [N, B, 4] and ids [N, B].
+        For each view its images (normalised float32 [N, 3, S, S], channels last) and ids [N, B] on the device, and
+        its boxes [N, B, 4] on the CPU.
     """
     ready = []
     for view in batch:
@@ -29,7 +30,7 @@ def prepare_views(batch: Sequence[View], device: torch.device) -> list[ViewBatch
         ready.append(
             ViewBatch(
                 images.contiguous(memory_format=torch.channels_last),
-                view.boxes.to(device, non_blocking=True),
+                view.boxes,
                 view.ids.to(device, non_blocking=True),
             )
         )
