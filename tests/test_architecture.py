@@ -30,7 +30,7 @@ FLOORS = (
     {"artifacts"},
     {"engine", "launch", "models", "views", "images", "datasets", "evaluation"},
     {"plan", "demo_data", "proposals", "pretrain", "convert", "detection", "linear", "report"},
-    {"cli", "doctor", "view_command"},
+    {"cli", "commands", "doctor", "view_command"},
 )
 STAGES = FLOORS[3]
 HEAVY = {
@@ -48,6 +48,7 @@ LIGHT = sorted(
     | set(CORE.glob("*/*stage.py"))
     | set((CORE / "artifacts").glob("*.py"))
     | set((CORE / "benchmarks").glob("*.py"))
+    | set((CORE / "commands").glob("*.py"))
     | set((CORE / "datasets").glob("*.py"))
 )
 
