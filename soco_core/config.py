@@ -340,8 +340,9 @@ class RuntimeConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU where there is one."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of the networks in pretraining. `auto`: bf16 on a GPU that has it natively, fp16 with a gradient scaler on an
-    older one (V100), fp32 on a CPU. Losses, batch-norm statistics, RoIAlign and the optimiser stay in fp32."""
+    """Of the networks in pretraining, and of the backbone in the linear evaluation. `auto`: bf16 on a GPU that has it
+    natively, fp16 with a gradient scaler on an older one (V100), fp32 on a CPU. Losses, batch-norm statistics, RoIAlign
+    and the optimiser stay in fp32."""
     finetune_precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     """Of the detector in finetuning; fp32 as detectron2's default. Others are recorded in the result."""
     evaluate_steps: Annotated[int, Field(ge=0)] = 0

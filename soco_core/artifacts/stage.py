@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from soco_core.artifacts.disk import disk_errors
@@ -49,6 +49,30 @@ def complete(
     say(f"{name}: already done, nothing to compute")
     tracker.reused(name, recipe, tags, result.summary)
     return result
+
+
+def anew(result: ResultDirectory) -> str:
+    """Say how to compute a whole result once more."""
+    return f"To compute it anew, name another --output, or remove {result.uri}"
+
+
+def other_precision(result: ResultDirectory, used: Sequence[str], wanted: str, field: str) -> list[str]:
+    """Say that a whole result was computed in another precision than is asked for, which changed its numbers.
+
+    Args:
+        result: a whole one.
+        used: precisions that it was computed in, one after another; none if it does not say.
+        wanted: the precision that is asked for now; `auto` takes any.
+        field: of the recipe that asks.
+
+    Returns:
+        One line, or none.
+    """
+    if not used or wanted == "auto" or list(used) == [wanted]:
+        return []
+    return [
+        f"{result.stage}: this result was computed in {', then '.join(used)}, not in {field} ({wanted}). {anew(result)}"
+    ]
 
 
 def _finish(result: ResultDirectory, tracker: Tracker, compute: Compute) -> None:

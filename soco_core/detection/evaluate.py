@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,12 +12,27 @@ from soco_core.config import Recipe
 from soco_core.datasets.split import LabelledSplit
 from soco_core.detection.data import evaluation_batches
 from soco_core.detection.masks import encode_rle, paste_mask
+from soco_core.engine.distributed import Processes
 from soco_core.engine.progress import Progress
+
+
+def predict_together(
+    model: nn.Module, split: LabelledSplit, recipe: Recipe, processes: Processes
+) -> list[dict[str, Any]]:
+    """Return, in the first process, the detections on a split; each process looks at every n-th image.
+
+    Args:
+        model, split, recipe: as for :func:`predict`.
+        processes: this one's place; all of them call this.
+    """
+    share = (processes.rank, processes.count)
+    found = processes.gather(processes.together(lambda: predict(model, split, recipe, processes.device, share)))
+    return [detection for part in found for detection in part]
 
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, split: LabelledSplit, recipe: Recipe, device: torch.device, positions: range | None = None
+    model: nn.Module, split: LabelledSplit, recipe: Recipe, device: torch.device, share: tuple[int, int] = (0, 1)
 ) -> list[dict[str, Any]]:
     """Return the detections on a split in COCO's result format.
 
@@ -28,16 +44,17 @@ def predict(
         split: the images.
         recipe: the resolved recipe.
         device: where the model is.
-        positions: of the images to look at; None: all.
+        share: (r, n) looks at the images r, r + n, r + 2 n ...; with r = 0 the progress of all n is shown.
     """
     model.eval()
     found: list[dict[str, Any]] = []
-    positions = range(len(split.images)) if positions is None else positions
-    with Progress("evaluate", len(positions), unit="images") as progress:
-        for image, position in evaluation_batches(split, recipe, positions):
+    (first, count), total = share, len(split.images)
+    with nullcontext() if first else Progress("evaluate", total, unit="images") as progress:
+        for image, position in evaluation_batches(split, recipe, range(first, total, count)):
             detections = model([image.to(device).float()])[0]
             found += _results(detections, split, position, image.shape[-2:])
-            progress.advance()
+            if progress is not None:
+                progress.advance(min(count, total - position))
     return found
 
 

@@ -15,7 +15,7 @@ from soco_core.console import say
 from soco_core.datasets.split import LabelledDataset
 from soco_core.datasets.subsets import write_ids
 from soco_core.detection.engines import build_engine_detector, load_engine_initialisation
-from soco_core.detection.evaluate import predict
+from soco_core.detection.evaluate import predict_together
 from soco_core.detection.train import Finetuning, refresh_batch_norms, train
 from soco_core.engine.distributed import Processes
 from soco_core.engine.setup import seed_everything
@@ -77,9 +77,7 @@ def experiment(
     task = processes.together(lambda: Finetuning(model, data, recipe, processes, result))
     train(task, tracker)
     refresh_batch_norms(model, data.train, recipe, processes)
-    own = range(processes.rank, len(data.val.images), processes.count)
-    found = processes.gather(processes.together(lambda: predict(model, data.val, recipe, device, own)))
-    predictions = sorted((item for part in found for item in part), key=lambda item: item["image_id"])
+    predictions = sorted(predict_together(model, data.val, recipe, processes), key=lambda found: found["image_id"])
     return Experiment(model, predictions, coverage, task.precision.name)
 
 

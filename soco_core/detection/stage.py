@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from soco_core.artifacts.benchmark import BenchmarkResult, check_detector
 from soco_core.artifacts.initialisation import Initialisation, find_initialisation
 from soco_core.artifacts.result import ResultDirectory, locate
-from soco_core.artifacts.stage import complete
+from soco_core.artifacts.stage import complete, other_precision
 from soco_core.config import Recipe
 from soco_core.console import say
 from soco_core.datasets.split import LabelledDataset
@@ -87,7 +87,15 @@ def finetune(
                 found = experiment(recipe, dataset, start, row, processes, result, tracker)
             return _write(recipe, dataset, start, row, found, result)
 
-        return complete(result, recipe, tracking, compute, label=f"finetune {row}")
+        reused = result.done is not None
+        complete(result, recipe, tracking, compute, label=f"finetune {row}")
+        if reused:
+            used = [name] if (name := result.summary.get("precision")) else []
+            for warning in other_precision(
+                result, used, recipe.runtime.finetune_precision, "runtime.finetune_precision"
+            ):
+                say(f"warning: {warning}")
+        return result
 
     def follow(processes: Processes) -> None:
         from soco_core.detection.experiment import experiment
@@ -168,6 +176,7 @@ def _write(
         "benchmark": settings.benchmark,
         "method": row,
         "metrics": evaluation.columns,
+        "precision": found.precision,
         "loaded_keys": len(found.coverage.loaded),
         "newly_initialised_keys": len(found.coverage.newly_initialised),
     }

@@ -18,7 +18,7 @@ from soco_core.config import FinetuneConfig, Recipe
 from soco_core.datasets.split import LabelledDataset, LabelledSplit
 from soco_core.detection.data import Batch, training_batches
 from soco_core.detection.divergence import dump_batch
-from soco_core.detection.evaluate import predict
+from soco_core.detection.evaluate import predict_together
 from soco_core.detection.precise_bn import estimate_batch_norms
 from soco_core.detection.schedule import learning_rates
 from soco_core.engine.distributed import Processes
@@ -164,13 +164,11 @@ class Finetuning:
     def _evaluate(self) -> dict[str, float]:
         """Return the paper's columns of the detector as it is, with the running statistics of its batch norms."""
         val = self.data.val
-        own = range(self.processes.rank, len(val.images), self.processes.count)
-        part = self.processes.together(lambda: predict(self.model, val, self.recipe, self.device, own))
-        found = self.processes.gather(part)
+        found = predict_together(self.model, val, self.recipe, self.processes)
         self.model.train()
         if not self.processes.first:
             return {}
-        columns = evaluate(val, [item for items in found for item in items], self.recipe.finetune.has_masks).columns
+        columns = evaluate(val, found, self.recipe.finetune.has_masks).columns
         return {name: value for name, value in columns.items() if value is not None}
 
     def _stop_diverged(self, step: int, batch: Batch, values: dict[str, float]) -> NoReturn:

@@ -31,6 +31,7 @@ class Progress:
         self.unit = unit
         self._began = time.monotonic()
         self._printed = -math.inf
+        self._told = -1
         self._note = ""
         self._bar = None
         if sys.stderr.isatty():
@@ -67,11 +68,11 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        else:
+        elif self.done != self._told:
             self._print()
 
     def _print(self) -> None:
-        self._printed = time.monotonic()
+        self._printed, self._told = time.monotonic(), self.done
         elapsed = self._printed - self._began
         rate = (self.done - self.start) / elapsed if elapsed > 0 else 0.0
         left = f", {duration((self.total - self.done) / rate)} left" if rate > 0 and self.done < self.total else ""

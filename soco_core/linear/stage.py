@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from soco_core.artifacts.benchmark import BenchmarkResult
 from soco_core.artifacts.initialisation import Initialisation, find_initialisation
 from soco_core.artifacts.result import ResultDirectory, locate
-from soco_core.artifacts.stage import complete
+from soco_core.artifacts.stage import complete, other_precision
 from soco_core.config import Recipe
 from soco_core.console import say
 from soco_core.engine.distributed import Processes
@@ -82,7 +82,13 @@ def linear(
                 found = probe(recipe, data, origin, processes, result, tracker)
             return _write(recipe, data, origin, row, found, result)
 
-        return complete(result, recipe, tracking, compute, label=f"linear {row}")
+        reused = result.done is not None
+        complete(result, recipe, tracking, compute, label=f"linear {row}")
+        if reused:
+            used = [name] if (name := result.summary.get("precision")) else []
+            for warning in other_precision(result, used, recipe.runtime.precision, "runtime.precision"):
+                say(f"warning: {warning}")
+        return result
 
     def follow(processes: Processes) -> None:
         from soco_core.linear.probe import probe
@@ -187,6 +193,7 @@ def _write(
         "benchmark": BENCHMARK,
         "method": row,
         "metrics": metrics,
+        "precision": found.precision,
         "best_learning_rate": rates[chosen],
         "loaded_keys": len(found.coverage.loaded),
         "bad_images": bad,

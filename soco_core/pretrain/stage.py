@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from soco_core import storage
 from soco_core.artifacts.result import ResultDirectory, find_result, locate, open_result
-from soco_core.artifacts.stage import complete
+from soco_core.artifacts.stage import anew, complete, other_precision
 from soco_core.config import Recipe, RuntimeConfig
 from soco_core.console import say
 from soco_core.engine.distributed import Processes
@@ -123,26 +123,21 @@ def otherwise_computed(result: ResultDirectory, runtime: RuntimeConfig, processe
     if "accumulation_steps" not in summary:  # an early result, which does not say how it was computed
         return lines
     attempts = summary.get("attempts", [summary])
-    remedy = f"To compute it anew, name another --output, or remove {result.uri}"
     passes = max(attempt["accumulation_steps"] for attempt in attempts)
     batch_size = summary["batch_size"]
     if passes > 1:
         lines.append(
             f"pretrain: this result was computed in {passes} passes of each step: batch norm saw "
-            f"{-(-batch_size // passes)} images at once, not the {batch_size} of the batch, which changed it. {remedy}"
+            f"{-(-batch_size // passes)} images at once, not the {batch_size} of the batch, which changed it. "
+            + anew(result)
         )
     elif cap is not None and cap < summary["images_per_process"] and cap * processes < batch_size:
         lines.append(
             f"pretrain: this result was computed with whole batches of {batch_size} images, not in passes as "
-            f"runtime.images_per_process ({cap}) asks for, which would change it. {remedy}"
+            f"runtime.images_per_process ({cap}) asks for, which would change it. {anew(result)}"
         )
     used = list(dict.fromkeys(attempt["precision"] for attempt in attempts))
-    if runtime.precision != "auto" and used != [runtime.precision]:
-        lines.append(
-            f"pretrain: this result was computed in {', then '.join(used)}, not in runtime.precision "
-            f"({runtime.precision}). {remedy}"
-        )
-    return lines
+    return [*lines, *other_precision(result, used, runtime.precision, "runtime.precision")]
 
 
 def _locate(recipe: Recipe, proposed: ResultDirectory, output: str) -> ResultDirectory:

@@ -53,6 +53,9 @@ def test_two_processes_compute_what_one_does(recipe: str, data: str, tmp_path: P
         done = run(count, recipe, data, tmp_path / str(count), *ONE_STEP)
         assert done.returncode == 0, done.stderr
         results.append(Path(done.stdout.strip()))
+        assert [line.split(",")[0] for line in done.stderr.splitlines() if line.startswith("evaluate: 2/2")] == [
+            "evaluate: 2/2 images"
+        ]
     one, two = (read_metrics(path / "metrics.jsonl")[0] for path in results)
     for key in (key for key in one if key.startswith("loss")):
         assert two[key] == pytest.approx(one[key], rel=1e-5), key

@@ -90,6 +90,16 @@ def test_the_result_holds_what_it_promises(unbroken):
     assert not list((unbroken.path / "checkpoints").iterdir())
 
 
+def test_a_reused_result_says_in_which_precision_it_was_computed(unbroken, data, capsys):
+    for precision, lines in (("fp32", 1), ("bf16", 2)):
+        recipe = parse_recipe(TINY, [f"runtime.finetune_precision={precision}"])
+        finetune(recipe, coco=data, init="scratch", output=str(unbroken.path.parents[1]))
+        said = capsys.readouterr().err.splitlines()
+        assert (said[0], len(said)) == ("finetune Scratch: already done, nothing to compute", lines)
+    assert "finetune: this result was computed in fp32, not in runtime.finetune_precision (bf16)" in said[1]
+    assert f"remove {unbroken.uri}" in said[1]
+
+
 def test_a_part_is_taken_by_its_name_and_its_ids_are_stored(unbroken, data, tmp_path):
     chosen = parse_recipe(TINY, ["finetune.iterations=1", "finetune.warmup_iterations=0", f"datasets.coco={data}"])
     result = finetune(chosen, coco="coco-50pct", init="scratch", output=str(tmp_path))

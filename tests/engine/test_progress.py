@@ -55,6 +55,13 @@ def test_work_that_never_began_divides_by_nothing(clock: Clock, capsys: pytest.C
     assert capsys.readouterr().err == "empty: 0/0 it, 0.0/s\n"
 
 
+def test_the_last_line_is_not_said_twice(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("one", total=1) as work:
+        clock.now += 2.0
+        work.advance()
+    assert capsys.readouterr().err == "one: 1/1 it, 0.5/s\n"
+
+
 def test_in_a_terminal_it_is_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     with Progress("pretrain", total=3) as work:

@@ -92,6 +92,21 @@ def test_again_is_free_and_another_setting_is_another_result(
             linear(parse_recipe(TINY, [override]), images=classes_folder, init="scratch", output=output)
 
 
+def test_a_reused_result_says_in_which_precision_it_was_computed(
+    unbroken: ResultDirectory, classes_folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(precision: str) -> list[str]:
+        recipe = parse_recipe(TINY, [f"runtime.precision={precision}"])
+        linear(recipe, images=classes_folder, init="scratch", output=str(unbroken.path.parents[1]))
+        return capsys.readouterr().err.splitlines()
+
+    assert said("auto") == said("fp32") == ["linear Scratch: already done, nothing to compute"]
+    assert said("bf16")[1:] == [
+        "warning: linear: this result was computed in fp32, not in runtime.precision (bf16). To compute it anew, name "
+        f"another --output, or remove {unbroken.uri}"
+    ]
+
+
 def test_workers_change_nothing(unbroken: ResultDirectory, classes_folder: str, tmp_path: Path) -> None:
     recipe = parse_recipe(TINY, ["runtime.workers=2"])
     assert same(linear(recipe, images=classes_folder, init="scratch", output=str(tmp_path)), unbroken)
