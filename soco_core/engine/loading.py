@@ -62,6 +62,11 @@ class Loading(Generic[B]):
         Raises:
             Exception: whatever the source raises; SocoError if one of its processes was killed.
         """
+        # All of it: where torch has loaded in this thread before, it tells by a signal to it that a process was killed.
+        with killed_loaders():
+            return self._wait(stopping)
+
+    def _wait(self, stopping: Callable[[], bool]) -> B | None:
         self._asked.put(True)
         while True:
             try:
@@ -71,8 +76,7 @@ class Loading(Generic[B]):
                     return None
                 continue
             if error is not None:
-                with killed_loaders():
-                    raise error
+                raise error
             return batch[0]
 
     def __exit__(

@@ -89,11 +89,21 @@ class Deadly(Dataset[torch.Tensor]):
 
     def __getitem__(self, number: int) -> torch.Tensor:
         if number == 2:
+            time.sleep(1.0)  # both batches before it are taken, and this one is waited for
             os.kill(os.getpid(), signal.SIGKILL)
         return torch.tensor(number)
 
 
-def test_a_killed_process_of_the_loader_is_one_line_with_the_remedy() -> None:
+@pytest.mark.parametrize("loaded_here_before", [False, True])
+def test_a_killed_process_of_the_loader_is_one_line_with_the_remedy(
+    loaded_here_before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch then listens in the main thread for processes that end."""
+    if loaded_here_before:
+        list(DataLoader(range(2), num_workers=1))  # type: ignore[arg-type]
+    else:
+        monkeypatch.setattr("torch.utils.data._utils.signal_handling._SIGCHLD_handler_set", False)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     loader = DataLoader(Deadly(), batch_size=1, num_workers=1, worker_init_fn=partial(start_loader_worker, os.getpid()))
 
     def source() -> Generator[torch.Tensor, None, None]:
