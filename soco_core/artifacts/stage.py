@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from soco_core.artifacts.disk import disk_errors
@@ -56,23 +56,21 @@ def anew(result: ResultDirectory) -> str:
     return f"To compute it anew, name another --output, or remove {result.uri}"
 
 
-def other_precision(result: ResultDirectory, used: Sequence[str], wanted: str, field: str) -> list[str]:
+def other_precision(result: ResultDirectory, used: str | None, wanted: str, field: str) -> list[str]:
     """Say that a whole result was computed in another precision than is asked for, which changed its numbers.
 
     Args:
         result: a whole one.
-        used: precisions that it was computed in, one after another; none if it does not say.
+        used: what it was computed in, for people; None if it does not say.
         wanted: the precision that is asked for now; `auto` takes any.
         field: of the recipe that asks.
 
     Returns:
         One line, or none.
     """
-    if not used or wanted == "auto" or list(used) == [wanted]:
+    if used in (None, wanted) or wanted == "auto":
         return []
-    return [
-        f"{result.stage}: this result was computed in {', then '.join(used)}, not in {field} ({wanted}). {anew(result)}"
-    ]
+    return [f"{result.stage}: this result was computed in {used}, not in {field} ({wanted}). {anew(result)}"]
 
 
 def _finish(result: ResultDirectory, tracker: Tracker, compute: Compute) -> None:

@@ -78,7 +78,7 @@ class LabelledSplit:
         )
 
     def as_coco(self) -> dict[str, Any]:
-        """Return the split in COCO's format, as an evaluator takes it."""
+        """Return the split in COCO's format, as other evaluators take it."""
         return {"images": self.images, "annotations": self.annotations, "categories": self.categories}
 
 

@@ -1,1 +1,1 @@
-"""Mask R-CNN R50-FPN on a COCO-format data set: the torchvision engine (4.2)."""
+"""The paper's detectors on COCO, Pascal VOC and LVIS, by the engines torchvision and detectron2 (4.2 to 4.5)."""

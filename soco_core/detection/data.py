@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -43,7 +43,8 @@ class TrainingImages(Dataset[tuple[Tensor, dict[str, Any]]]):
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, dict[str, Any]]:
         position, step, place = draw
-        generator = np.random.default_rng((self.seed, step, place))
+        # NumPy takes (seed, step) and (seed, step, 0) for the same seed; the former draws an epoch's order.
+        generator = np.random.default_rng((self.seed, step, place + 1))
         short_side = int(generator.choice(self.settings.train_sizes))
         flip = bool(generator.random() < FLIP_PROBABILITY)
         record = self.split.images[position]
@@ -104,7 +105,9 @@ def training_batches(
     yield from loader
 
 
-def evaluation_batches(split: LabelledSplit, recipe: Recipe, positions: range) -> Iterator[tuple[Tensor, int]]:
+def evaluation_batches(
+    split: LabelledSplit, recipe: Recipe, positions: range
+) -> Generator[tuple[Tensor, int], None, None]:
     """Yield (image, position) of the images of a split at `positions`, in order."""
     dataset = EvaluationImages(split, recipe)
     loader: DataLoader[Any] = DataLoader(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Callable, Generator
+from contextlib import closing, nullcontext
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -13,28 +15,22 @@ from soco_core.datasets.split import LabelledSplit
 from soco_core.detection.data import evaluation_batches
 from soco_core.detection.masks import encode_rle, paste_mask
 from soco_core.engine.distributed import Processes
+from soco_core.engine.loop import UnfinishedStepError
 from soco_core.engine.progress import Progress
 
-
-def predict_together(
-    model: nn.Module, split: LabelledSplit, recipe: Recipe, processes: Processes
-) -> list[dict[str, Any]]:
-    """Return, in the first process, the detections on a split; each process looks at every n-th image.
-
-    Args:
-        model, split, recipe: as for :func:`predict`.
-        processes: this one's place; all of them call this.
-    """
-    share = (processes.rank, processes.count)
-    found = processes.gather(processes.together(lambda: predict(model, split, recipe, processes.device, share)))
-    return [detection for part in found for detection in part]
+IMAGES_BETWEEN_QUESTIONS = 16
+"""A GPU sees so many in a second or two; on a CPU one alone may take as long."""
 
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, split: LabelledSplit, recipe: Recipe, device: torch.device, share: tuple[int, int] = (0, 1)
+    model: nn.Module,
+    split: LabelledSplit,
+    recipe: Recipe,
+    processes: Processes,
+    stopping: Callable[[Exception | None], bool] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return the detections on a split in COCO's result format.
+    """Return the detections on a split in COCO's result format, in all processes; each looks at every n-th image.
 
     Boxes are [x, y, width, height] in pixels of the original image, masks compressed RLE; detectors without masks give
     boxes alone.
@@ -43,19 +39,43 @@ def predict(
         model: the detector, on its device; it is left in evaluation mode.
         split: the images.
         recipe: the resolved recipe.
-        device: where the model is.
-        share: (r, n) looks at the images r, r + n, r + 2 n ...; with r = 0 the progress of all n is shown.
+        processes: this one's place; all of them call this.
+        stopping: asked every few images, in all processes, with what went wrong in this one.
+
+    Raises:
+        InputError: an image cannot be read, in any process.
+        UnfinishedStepError: `stopping` said so.
     """
     model.eval()
+    device, count, total = processes.device, processes.count, len(split.images)
+    at_once = IMAGES_BETWEEN_QUESTIONS if device.type == "cuda" else 1
     found: list[dict[str, Any]] = []
-    (first, count), total = share, len(split.images)
-    with nullcontext() if first else Progress("evaluate", total, unit="images") as progress:
-        for image, position in evaluation_batches(split, recipe, range(first, total, count)):
-            detections = model([image.to(device).float()])[0]
-            found += _results(detections, split, position, image.shape[-2:])
+    with (
+        closing(_detections(model, split, recipe, device, range(processes.rank, total, count))) as images,
+        Progress("evaluate", total, unit="images") if processes.first else nullcontext() as progress,
+    ):
+        for done in range(0, total, at_once * count):
+            error = None
+            try:
+                found += chain.from_iterable(islice(images, at_once))
+            except Exception as caught:
+                error = caught
+            if stopping is None:
+                processes.agree(error)
+            elif stopping(error):
+                raise UnfinishedStepError
             if progress is not None:
-                progress.advance(min(count, total - position))
-    return found
+                progress.advance(min(at_once * count, total - done))
+    return [detection for part in processes.gather(found) for detection in part]
+
+
+def _detections(
+    model: nn.Module, split: LabelledSplit, recipe: Recipe, device: torch.device, positions: range
+) -> Generator[list[dict[str, Any]], None, None]:
+    with closing(evaluation_batches(split, recipe, positions)) as images:
+        for image, position in images:
+            detections = model([image.to(device).float()])[0]
+            yield _results(detections, split, position, image.shape[-2:])
 
 
 def _results(

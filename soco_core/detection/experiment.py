@@ -15,7 +15,7 @@ from soco_core.console import say
 from soco_core.datasets.split import LabelledDataset
 from soco_core.datasets.subsets import write_ids
 from soco_core.detection.engines import build_engine_detector, load_engine_initialisation
-from soco_core.detection.evaluate import predict_together
+from soco_core.detection.evaluate import predict
 from soco_core.detection.train import Finetuning, refresh_batch_norms, train
 from soco_core.engine.distributed import Processes
 from soco_core.engine.setup import seed_everything
@@ -35,6 +35,7 @@ class Experiment:
     """COCO results of the whole validation split."""
     coverage: Coverage
     precision: str
+    """Of the training; several where it went on in another one."""
 
 
 def experiment(
@@ -77,8 +78,8 @@ def experiment(
     task = processes.together(lambda: Finetuning(model, data, recipe, processes, result))
     train(task, tracker)
     refresh_batch_norms(model, data.train, recipe, processes)
-    predictions = sorted(predict_together(model, data.val, recipe, processes), key=lambda found: found["image_id"])
-    return Experiment(model, predictions, coverage, task.precision.name)
+    predictions = sorted(predict(model, data.val, recipe, processes), key=lambda found: found["image_id"])
+    return Experiment(model, predictions, coverage, ", then ".join(task.precision.used))
 
 
 def _summary(row: str, start: Initialisation, coverage: Coverage) -> str:

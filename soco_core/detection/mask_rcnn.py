@@ -48,9 +48,7 @@ def build_mask_rcnn_fpn(recipe: Recipe, num_classes: int) -> GeneralizedRCNN:
         **sampling(settings),
         mask_roi_pool=AlignedRoIAlign(MASK_ROI_SIZE, settings.canonical_box_size),
         mask_head=MaskRCNNHeads(channels, [settings.mask_channels] * settings.mask_convs, 1, nn.BatchNorm2d),
-        mask_predictor=MaskRCNNPredictor(
-            settings.mask_channels if settings.mask_convs else channels, settings.mask_channels, num_classes + 1
-        ),
+        mask_predictor=MaskRCNNPredictor(settings.mask_channels, settings.mask_channels, num_classes + 1),
     )
     for module in heads.box_head.modules():
         if isinstance(module, nn.Linear):

@@ -54,18 +54,18 @@ def predict_images(weights: str, images: list[str], *, output: str, score: float
     from soco_core.detection.engines import build_engine_detector
     from soco_core.detection.evaluate import predict
     from soco_core.detection.figures import draw_found
-    from soco_core.engine.setup import choose_device
+    from soco_core.engine.distributed import Processes
 
     if not 0 <= score <= 1:
         raise InputError(f"--score {score}: a score lies between 0 and 1")
     result, recipe = _open(weights)
     categories = json.loads((result.path / CATEGORIES).read_text(encoding="utf-8"))
     split = _split(images, categories, recipe.images.max_pixels)
-    chosen = choose_device("auto")
+    alone = Processes("auto")
     model = build_engine_detector(recipe, len(categories))
     model.load_state_dict(load_file(result.path / WEIGHTS))
     with torch.inference_mode():
-        found = predict(model.to(chosen), split, recipe, chosen)
+        found = predict(model.to(alone.device), split, recipe, alone)
 
     try:
         write_text(join(output, PREDICTIONS), json.dumps(found))

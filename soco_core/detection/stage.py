@@ -90,7 +90,7 @@ def finetune(
         reused = result.done is not None
         complete(result, recipe, tracking, compute, label=f"finetune {row}")
         if reused:
-            used = [name] if (name := result.summary.get("precision")) else []
+            used = result.summary.get("precision")
             for warning in other_precision(
                 result, used, recipe.runtime.finetune_precision, "runtime.finetune_precision"
             ):

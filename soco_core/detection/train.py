@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from typing import Any, NoReturn
 
@@ -18,7 +18,7 @@ from soco_core.config import FinetuneConfig, Recipe
 from soco_core.datasets.split import LabelledDataset, LabelledSplit
 from soco_core.detection.data import Batch, training_batches
 from soco_core.detection.divergence import dump_batch
-from soco_core.detection.evaluate import predict_together
+from soco_core.detection.evaluate import predict
 from soco_core.detection.precise_bn import estimate_batch_norms
 from soco_core.detection.schedule import learning_rates
 from soco_core.engine.distributed import Processes
@@ -46,7 +46,9 @@ def train(task: Finetuning, tracker: Tracker | None) -> None:
         InterruptedStageError: asked to stop; the state is saved.
     """
     same_precision(task.precision.name, task.processes, PRECISION)
-    TrainingLoop(task, task.recipe.runtime, task.processes, task.result, tracker, shorten=SHORTEN).run()
+    loop = TrainingLoop(task, task.recipe.runtime, task.processes, task.result, tracker, shorten=SHORTEN)
+    task.stopping = loop.stopping
+    loop.run()
 
 
 class Finetuning:
@@ -91,6 +93,9 @@ class Finetuning:
         if processes.count > 1:
             # An image without an object leaves a mask head, for one, without a gradient.
             self.network = DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=True)
+        self.saved_before = recipe.runtime.evaluate_steps
+        self.stopping: Callable[[Exception | None], bool] | None = None
+        """Asked between the images of an evaluation, in all processes."""
         self._finished: list[Finished] = []
 
     def batches(self, first_step: int) -> Generator[Batch, None, None]:
@@ -102,7 +107,9 @@ class Finetuning:
 
         Raises:
             SocoError: the loss is not finite; in all processes.
+            UnfinishedStepError: asked to stop during the evaluation that comes before it.
         """
+        evaluated = self._evaluate() if self._evaluates(step) else {}
         images, targets = to_device(batch, self.device)
         _seed_step(self.recipe.seed, step, self.processes.rank)
         with self.precision.autocast():
@@ -113,9 +120,7 @@ class Finetuning:
         if not math.isfinite(values["loss"]):
             self._stop_diverged(step, batch, values)
         self._update(total, rate)
-        if self._evaluates(step):
-            values |= self._evaluate()
-        self._finished.append(Finished(step, values, f"loss {values['loss']:.3f}"))
+        self._finished.append(Finished(step, values | evaluated, f"loss {values['loss']:.3f}"))
 
     def measured(self) -> Iterator[Finished]:
         """Yield the steps computed since the last call."""
@@ -128,6 +133,7 @@ class Finetuning:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.precision.scaler.state_dict(),
+            "precisions": self.precision.used,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -135,7 +141,7 @@ class Finetuning:
         if state:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.precision.scaler.load_state_dict(state["scaler"])
+            self.precision.go_on(state["scaler"], state.get("precisions", ()))
 
     def _update(self, total: Tensor, rate: float) -> None:
         scaler, clip = self.precision.scaler, self.recipe.finetune.gradient_clip
@@ -159,13 +165,15 @@ class Finetuning:
 
     def _evaluates(self, step: int) -> bool:
         every = self.recipe.runtime.evaluate_steps
-        return bool(every) and (step + 1) % every == 0 and step + 1 < self.total_steps
+        return bool(every) and step > 0 and step % every == 0
 
     def _evaluate(self) -> dict[str, float]:
         """Return the paper's columns of the detector as it is, with the running statistics of its batch norms."""
         val = self.data.val
-        found = predict_together(self.model, val, self.recipe, self.processes)
-        self.model.train()
+        try:
+            found = predict(self.model, val, self.recipe, self.processes, self.stopping)
+        finally:
+            self.model.train()
         if not self.processes.first:
             return {}
         columns = evaluate(val, found, self.recipe.finetune.has_masks).columns

@@ -86,12 +86,12 @@ class Loading(Generic[B]):
         self._thread.join(CLOSE_SECONDS)
 
     def _run(self) -> None:
-        if self._device.type == "cuda":
-            import torch
-
-            torch.cuda.set_device(self._device)
         while self._asked.get():
             try:
+                if self._device.type == "cuda":
+                    import torch
+
+                    torch.cuda.set_device(self._device)
                 loaded = _Loaded([next(self._batches)], None)
             except BaseException as error:
                 loaded = _Loaded([], error)

@@ -48,6 +48,8 @@ class Task(Protocol[B]):
     """0 if the training is not counted in epochs."""
     images_per_step: int
     """Of all processes."""
+    saved_before: int
+    """The state is saved before each n-th step, with which something long begins; 0: before none."""
 
     def batches(self, first_step: int) -> Generator[B, None, None]:
         """Load what this process needs for each step from `first_step` on; all of a step at once."""
@@ -144,10 +146,14 @@ class TrainingLoop(Generic[B]):
                     self._look(records)
             self._end(guard, records)
 
-    def stopping(self) -> bool:
-        """Tell whether a signal came, here or in another process; all processes ask at the same point of a step."""
+    def stopping(self, error: Exception | None = None) -> bool:
+        """Tell whether a signal came, here or in another process; all processes ask at the same point of a step.
+
+        Args:
+            error: what went wrong here since; it ends all, unless they stop.
+        """
         self._hear()
-        return bool(self.processes.agree(wishes=Wishes(self._guard.signal or 0)).stop)
+        return bool(self.processes.agree(error, Wishes(self._guard.signal or 0)).stop)
 
     def _compute(self, batch: B) -> None:
         self._heard = time.monotonic()
@@ -197,7 +203,8 @@ class TrainingLoop(Generic[B]):
         """Tell whether a checkpoint is due after a step, the same in all processes."""
         epoch_end = self.task.steps_per_epoch and self.step % self.task.steps_per_epoch == 0
         last = self.step == self.task.total_steps
-        return bool(epoch_end) or last or self.step % self.runtime.checkpoint_steps == 0
+        long_next = self.task.saved_before and self.step % self.task.saved_before == 0
+        return bool(epoch_end or long_next) or last or self.step % self.runtime.checkpoint_steps == 0
 
     def _look(self, records: Records | None) -> None:
         """Fetch what was measured since the last time, and write it down."""

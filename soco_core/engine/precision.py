@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -71,10 +72,23 @@ class Precision:
         self.device = device
         self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
         """Scales the loss with fp16; hands everything through otherwise."""
+        self.used: list[str] = [name]
+        """All precisions that the training was computed in, one after another."""
 
     def autocast(self) -> AbstractContextManager[None]:
         """Return the context of a forward pass; parameters, optimiser and batch-norm statistics stay in float32."""
         return torch.autocast(self.device.type, TYPES[self.name], enabled=self.name != "fp32")
+
+    def go_on(self, scaler: dict[str, Any], used: Sequence[str] = ()) -> None:
+        """Go on from where another attempt stopped, which may have had another precision.
+
+        Args:
+            scaler: state of that one's scaler; empty where it had none.
+            used: its :attr:`used`.
+        """
+        if scaler:
+            self.scaler.load_state_dict(scaler)
+        self.used = [*used, *([] if used and used[-1] == self.name else [self.name])]
 
     @property
     def skips(self) -> bool:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """Return the device to train on; among several processes of a node, the GPU of this one's number.
+    """Return the device to train on: the GPU of this process's number among those of its node, the first one alone.
 
     Raises:
         SocoError: `cuda` is asked for on a machine without a usable GPU, or there are fewer than processes.
@@ -28,16 +28,16 @@ def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
         raise SocoError("runtime.device: cuda is asked for, but no usable GPU was found; run `soco doctor`")
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    number = os.environ.get("LOCAL_RANK")
-    if wanted == "cpu" or number is None:
+    if wanted == "cpu":
         return torch.device(wanted)
-    if int(number) >= torch.cuda.device_count():
+    number = int(os.environ.get("LOCAL_RANK", "0"))
+    if number >= torch.cuda.device_count():
         raise SocoError(
             f"process {number} of this node has no GPU of its own, there are {torch.cuda.device_count()}; start as "
             f"many processes: torchrun --nproc-per-node {torch.cuda.device_count()}"
         )
-    torch.cuda.set_device(int(number))
-    return torch.device("cuda", int(number))
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
 
 
 def seed_everything(seed: int) -> None:

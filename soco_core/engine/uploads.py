@@ -125,11 +125,14 @@ class Uploads:
             with self._changed:
                 if self._publish.get(path) == number:
                     del self._publish[path]
-        while self._remove and not self._publish and not self._closed:
-            path = next(iter(self._remove))
-            storage.delete(storage.join(self.result.uri, path.relative_to(self.result.path).as_posix()))
+        while (gone := self._removable()) is not None:
+            storage.delete(storage.join(self.result.uri, gone.relative_to(self.result.path).as_posix()))
             with self._changed:
-                self._remove.discard(path)
+                self._remove.discard(gone)
+
+    def _removable(self) -> Path | None:
+        with self._changed:
+            return None if self._publish or self._closed else next(iter(self._remove), None)
 
     def _first(self) -> tuple[Path, int] | None:
         with self._changed:

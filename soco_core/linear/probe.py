@@ -46,6 +46,7 @@ class Probe:
     training: LinearTraining
     coverage: Coverage
     precision: str
+    """Of the features; several where an evaluation went on in another one."""
 
 
 def probe(
@@ -90,9 +91,11 @@ def probe(
     neighbours = processes.share(_known(result))
     if neighbours is None:
         neighbours = nearest_neighbours(backbone, train, val, classes, recipe, processes)
+        neighbours["precision"] = precision.name
         if result is not None:
             write_text(result.path / NEIGHBOURS, json.dumps(neighbours, indent=2) + "\n")
             result.publish(result.path / NEIGHBOURS)
+    precision.go_on({}, [neighbours.get("precision", precision.name)])
     bad = {entry["id"]: entry["reason"] for entry in neighbours["bad_images"]}
     if result is not None:
         say(f"linear: k-NN {neighbours['top1']:.1f}")
@@ -109,7 +112,7 @@ def probe(
     read_steps = 1 if device.type == "cpu" else recipe.runtime.log_steps
     TrainingLoop(training, recipe.runtime, processes, result, tracker, read_steps).run()
     best = best_classes(backbone, heads, val, recipe, processes)
-    return Probe(heads, best, neighbours, training, coverage, precision.name)
+    return Probe(heads, best, neighbours, training, coverage, ", then ".join(precision.used))
 
 
 def _known(result: ResultDirectory | None) -> dict[str, Any] | None:

@@ -85,7 +85,7 @@ def linear(
         reused = result.done is not None
         complete(result, recipe, tracking, compute, label=f"linear {row}")
         if reused:
-            used = [name] if (name := result.summary.get("precision")) else []
+            used = result.summary.get("precision")
             for warning in other_precision(result, used, recipe.runtime.precision, "runtime.precision"):
                 say(f"warning: {warning}")
         return result

@@ -44,6 +44,7 @@ class LinearTraining:
     """
 
     name = "linear"
+    saved_before = 0
 
     def __init__(
         self,
@@ -129,10 +130,15 @@ class LinearTraining:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step needs and that is no function of the step and the recipe; the backbone is one."""
-        return {"heads": self.heads.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {
+            "heads": self.heads.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "precisions": self.backbone.precision.used,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state, or from the beginning if it is empty."""
         if state:
             self.heads.load_state_dict(state["heads"])
             self.optimizer.load_state_dict(state["optimizer"])
+            self.backbone.precision.go_on({}, state.get("precisions", ()))

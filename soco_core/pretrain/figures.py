@@ -29,7 +29,7 @@ def draw_curves(path: Path, folder: Path) -> None:
     from matplotlib.figure import Figure
 
     metrics, speed = read_metrics(folder / METRICS), read_metrics(folder / SPEED)
-    names = list(metrics[0])
+    names = list(dict.fromkeys(name for entry in metrics for name in entry))
     curves = {
         "loss and its terms": [name for name in names if name.startswith("loss") and name != "loss_scale"],
         "learning rate": ["learning_rate"],
@@ -49,7 +49,9 @@ def draw_curves(path: Path, folder: Path) -> None:
         entries = speed if title == "images per second" else metrics
         for name in chosen:
             width = 2 if name == "loss" else 1
-            axis.plot([e["step"] for e in entries], [e[name] for e in entries], label=name, linewidth=width)
+            # One that goes on in another precision has a loss scale for some of its steps only.
+            points = [(entry["step"], entry[name]) for entry in entries if name in entry]
+            axis.plot(*zip(*points, strict=True), label=name, linewidth=width)
         axis.set(title=title, xlabel="step")
         if title not in ("loss and its terms", "EMA coefficient"):
             axis.set_ylim(bottom=0)  # a small change of a share or spread must not look like a large one

@@ -136,7 +136,7 @@ def otherwise_computed(result: ResultDirectory, runtime: RuntimeConfig, processe
             f"pretrain: this result was computed with whole batches of {batch_size} images, not in passes as "
             f"runtime.images_per_process ({cap}) asks for, which would change it. {anew(result)}"
         )
-    used = list(dict.fromkeys(attempt["precision"] for attempt in attempts))
+    used = ", then ".join(dict.fromkeys(attempt["precision"] for attempt in attempts))
     return [*lines, *other_precision(result, used, runtime.precision, "runtime.precision")]
 
 

@@ -54,6 +54,7 @@ class Trainer:
     """
 
     name = "pretrain"
+    saved_before = 0
 
     def __init__(
         self,
@@ -202,7 +203,7 @@ class Trainer:
         if state:
             self.networks.load_state_dict(state["networks"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.precision.scaler.load_state_dict(state["scaler"])
+            self.precision.go_on(state["scaler"])
             self.watch.load_state_dict(state["watch"])
             self.attempts = state["attempts"]
         how = {**self.division.summary(), "precision": self.precision.name}

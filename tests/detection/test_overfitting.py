@@ -82,7 +82,7 @@ def learnt(recipe: Recipe, split: LabelledSplit, folder: Path) -> float:
             group["lr"] = float(rates[step])
         optimizer.step()
     refresh_batch_norms(model, split, recipe, alone)
-    (folder / "found.json").write_text(json.dumps(predict(model, split, recipe, CPU)))
+    (folder / "found.json").write_text(json.dumps(predict(model, split, recipe, alone)))
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(split.annotation_file)
         evaluation = COCOeval(truth, truth.loadRes(str(folder / "found.json")), "bbox")

@@ -74,8 +74,8 @@ def test_evaluations_in_between_and_going_on(recipe: str, data: str, tmp_path: P
     assert done.returncode == 0, done.stderr
     result = Path(done.stdout.strip())
     metrics = read_metrics(result / "metrics.jsonl")
-    # After 2 and 4 of 6 steps; the evaluation at the end is the result's own.
-    assert [entry["step"] for entry in metrics if "APbb" in entry] == [1, 3]
+    # After 2 and 4 of 6 steps, so before those with the numbers 2 and 4; the evaluation at the end is the result's own.
+    assert [entry["step"] for entry in metrics if "APbb" in entry] == [2, 4]
     found = {item["image_id"] for item in json.loads((result / "predictions.json").read_text())}
     images = {item["id"] for item in json.loads((Path(data) / "annotations/instances_val.json").read_text())["images"]}
     assert found == images

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from soco_core.artifacts.metrics import read_metrics
 from soco_core.config import Recipe
 from soco_core.datasets.subsets import choose_ids, read_ids
 from soco_core.demo_data.stage import demo_data
+from soco_core.detection import evaluate as evaluate_module
 from soco_core.detection import train as train_module
 from soco_core.detection.coco import open_coco
 from soco_core.detection.figures import draw_detections
@@ -143,8 +145,6 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(unbroken, da
 
 
 def test_a_signal_saves_the_step_and_stops(data, tmp_path, monkeypatch):
-    import signal
-
     step = train_module.Finetuning.step
 
     def signalled(*arguments, **keywords):
@@ -157,6 +157,46 @@ def test_a_signal_saves_the_step_and_stops(data, tmp_path, monkeypatch):
     with pytest.raises(InterruptedStageError, match=r"SIGTERM.*step 3 of 6 is saved"):
         finetune(parse_recipe(TINY), coco=data, init="scratch", output=str(tmp_path))
     assert list(tmp_path.glob("finetune/*/checkpoints/step-00000003.pt"))
+
+
+def test_a_signal_in_an_evaluation_ends_it_and_it_is_made_again(data, tmp_path, monkeypatch, capsys):
+    recipe = parse_recipe(TINY, ["runtime.evaluate_steps=3", "runtime.checkpoint_steps=100"])
+    whole = finetune(recipe, coco=data, init="scratch", output=str(tmp_path / "whole"))
+    results = evaluate_module._results
+
+    def signalled(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+        return results(*arguments)
+
+    monkeypatch.setattr(evaluate_module, "_results", signalled)
+    capsys.readouterr()
+    with pytest.raises(InterruptedStageError, match=r"SIGTERM.*step 3 of 6 is saved"):
+        finetune(recipe, coco=data, init="scratch", output=str(tmp_path))
+    assert "evaluate: 0/2 images" in capsys.readouterr().err  # the second was not looked at
+    monkeypatch.undo()
+    result = finetune(recipe, coco=data, init="scratch", output=str(tmp_path))
+    lines = read_metrics(result.path / "metrics.jsonl")
+    assert [entry["step"] for entry in lines if "APbb" in entry] == [3]
+    assert lines == read_metrics(whole.path / "metrics.jsonl")
+    assert (result.path / "predictions.json").read_bytes() == (whole.path / "predictions.json").read_bytes()
+
+
+def test_a_result_says_in_which_precisions_it_was_computed(data, tmp_path, monkeypatch):
+    step = train_module.Finetuning.step
+
+    def signalled(*arguments):
+        step(*arguments)
+        if arguments[1] == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(train_module.Finetuning, "step", signalled)
+    recipe = parse_recipe(TINY, ["runtime.finetune_precision=bf16"])
+    with pytest.raises(InterruptedStageError):
+        finetune(recipe, coco=data, init="scratch", output=str(tmp_path))
+    monkeypatch.undo()
+    result = finetune(parse_recipe(TINY), coco=data, init="scratch", output=str(tmp_path))
+    assert result.summary["precision"] == "bf16, then fp32"
+    assert BenchmarkResult.read(result.path / "metrics.json").details["precision"] == "bf16, then fp32"
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_images(data, tmp_path):

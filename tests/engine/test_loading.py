@@ -81,6 +81,15 @@ def test_a_source_that_hangs_is_left_when_asked_to_stop(monkeypatch: pytest.Monk
     answer.set()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU that the thread is given is there")
+def test_a_thread_that_cannot_have_its_gpu_says_so_instead_of_never_answering() -> None:
+    def source() -> Generator[int, None, None]:
+        yield 1
+
+    with Loading(source(), torch.device("cuda", 0)) as batches, pytest.raises((RuntimeError, AssertionError)):
+        batches.next(never)
+
+
 class Deadly(Dataset[torch.Tensor]):
     """Its process is killed by the third image, as by a kernel without memory."""
 

@@ -37,6 +37,7 @@ class Counting:
 
     name = "count"
     images_per_step = 4
+    saved_before = 0
 
     def __init__(self, epoch: int = 0, total: int = STEPS) -> None:
         self.total_steps, self.steps_per_epoch = total, epoch

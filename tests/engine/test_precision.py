@@ -67,5 +67,16 @@ def test_fp16_scales_the_loss_and_leaves_out_a_step_that_overflows() -> None:
         assert weight.item() == expected
         assert precision.scaler.get_scale() == scale
     again = Precision("fp16", CPU)
-    again.scaler.load_state_dict(precision.scaler.state_dict())
+    again.go_on(precision.scaler.state_dict(), precision.used)
     assert again.scaler.get_scale() == before / 2
+    assert again.used == ["fp16"]
+
+
+def test_going_on_in_another_precision_and_back() -> None:
+    half, brain = Precision("fp16", CPU), Precision("bf16", CPU)
+    brain.go_on(half.scaler.state_dict(), half.used)
+    assert (brain.used, brain.scaler.state_dict()) == (["fp16", "bf16"], {})
+    back = Precision("fp16", CPU)
+    back.go_on(brain.scaler.state_dict(), brain.used)
+    assert back.used == ["fp16", "bf16", "fp16"]
+    assert back.scaler.state_dict() == half.scaler.state_dict()

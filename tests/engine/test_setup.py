@@ -105,7 +105,8 @@ def test_each_process_of_a_node_has_its_own_gpu(four_gpus: list[int], monkeypatc
     with pytest.raises(SocoError, match="process 4 of this node has no GPU of its own, there are 4"):
         choose_device("auto")
     monkeypatch.delenv("LOCAL_RANK")
-    assert choose_device("auto") == torch.device("cuda")
+    # With its number: a thread cannot be given a GPU without one.
+    assert choose_device("auto") == torch.device("cuda", 0)
 
 
 def test_a_gpu_that_is_asked_for_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:

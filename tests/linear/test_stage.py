@@ -107,6 +107,20 @@ def test_a_reused_result_says_in_which_precision_it_was_computed(
     ]
 
 
+def test_a_result_says_in_which_precisions_it_was_computed(
+    classes_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here the nearest neighbours in one, and the training in another."""
+    monkeypatch.setattr("soco_core.linear.probe.LinearTraining", None)
+    recipe = parse_recipe(TINY, ["runtime.precision=bf16"])
+    with pytest.raises(TypeError):
+        linear(recipe, images=classes_folder, init="scratch", output=str(tmp_path))
+    monkeypatch.undo()
+    result = linear(parse_recipe(TINY), images=classes_folder, init="scratch", output=str(tmp_path))
+    assert result.summary["precision"] == "bf16, then fp32"
+    assert BenchmarkResult.read(result.path / "metrics.json").details["precision"] == "bf16, then fp32"
+
+
 def test_workers_change_nothing(unbroken: ResultDirectory, classes_folder: str, tmp_path: Path) -> None:
     recipe = parse_recipe(TINY, ["runtime.workers=2"])
     assert same(linear(recipe, images=classes_folder, init="scratch", output=str(tmp_path)), unbroken)

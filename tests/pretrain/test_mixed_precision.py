@@ -19,6 +19,7 @@ from soco_core.engine.distributed import Processes
 from soco_core.engine.precision import NATIVE_BF16
 from soco_core.images import open_source
 from soco_core.pretrain.data import ViewDataset
+from soco_core.pretrain.figures import draw_curves
 from soco_core.pretrain.trainer import Trainer
 from soco_core.proposals.stage import propose
 from soco_core.recipes import load_recipe
@@ -118,6 +119,19 @@ def test_on_a_cpu(precision: str, make: MakeTrainer, tmp_path: Path, monkeypatch
     """fp16, which users are told to leave to GPUs since it is slow here, computes the same way with its scaler."""
     monkeypatch.setattr("soco_core.pretrain.trainer.choose_precision", lambda *_: precision)
     check(lambda: make("cpu", precision), tmp_path, precision, 0.0)
+
+    # On another device `auto` may be another one.
+    other = "bf16" if precision == "fp16" else "fp16"
+    monkeypatch.setattr("soco_core.pretrain.trainer.choose_precision", lambda *_: other)
+    for checkpoint in (tmp_path / "checkpoints").glob("step-*.pt"):
+        if checkpoint.name > f"step-{BROKEN:08d}.pt":
+            checkpoint.unlink()
+    moved = make("cpu", other)
+    moved.train()
+    assert [(entry["first_step"], entry["precision"]) for entry in moved.attempts] == [(0, precision), (BROKEN, other)]
+    scaled = [entry["step"] for entry in read_metrics(tmp_path / "metrics.jsonl") if "loss_scale" in entry]
+    assert scaled == list(range(BROKEN) if precision == "fp16" else range(BROKEN, STEPS))
+    draw_curves(tmp_path / "loss.png", tmp_path)
 
 
 @pytest.mark.gpu
