@@ -17,6 +17,7 @@ from pipelines.options import parse_options
 from pipelines.request import arguments_of
 from pipelines.shape import Defaults, Shape
 from pipelines.submission import submit_run
+from soco_core.artifacts.disk import why_not_written
 from soco_core.config import Recipe
 from soco_core.engine.component import EXIT_INPUT
 from soco_core.errors import InputError, SocoError, one_line
@@ -60,13 +61,18 @@ def _compile(build: Build, name: str, recipe: Recipe, options: argparse.Namespac
     path = Path(options.yaml or f"{name}.yaml").resolve()
     if path.suffix not in {".yaml", ".yml"}:
         raise InputError(f"--yaml {path}: its name must end in .yaml")
-    path.parent.mkdir(parents=True, exist_ok=True)
     # A name stays a name, which the user of a UI can change; overrides make it a recipe of its own. On
     # one line (JSON is YAML): kfp writes defaults into a comment, line breaks and all.
     named = options.recipe in named_recipes() and not options.set and not options.data
     text = options.recipe if named else json.dumps(recipe.model_dump(mode="json"))
     defaults = arguments_of(options, text, **cluster.arguments)
-    compiler.Compiler().compile(build(cluster.shape(options), defaults), str(path))
+    pipeline = build(cluster.shape(options), defaults)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        compiler.Compiler().compile(pipeline, str(path))
+    except OSError as error:
+        why = why_not_written(path, error)
+        raise InputError(f"--yaml {path}: cannot be written ({why}); name another file") from error
     print(f"compiled to {path}")
     print(
         "next: upload it in the Kubeflow Pipelines UI, submit it with --submit --host URL, or run it here with --local"

@@ -15,10 +15,11 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pipelines.containers import Containers, beating, send
 from pipelines.screen import RunEnded, Screen
+from soco_core.artifacts.disk import why_not_written
 from soco_core.engine.component import EXIT_BUG, EXIT_STOPPED
 from soco_core.engine.processes import PIPELINE_PID
 from soco_core.errors import InputError, one_line
@@ -68,8 +69,7 @@ def run_local(
         The pipeline's result directory, or, after a failure that has been shown, the exit status.
     """
     began = time.monotonic()
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as file:
+    with _open_log(log) as file:
         screen = Screen(file, sys.stderr, debug, retries, send if containers else None)
         screen.say(title)
         screen.say(f"log: {log}")
@@ -84,6 +84,16 @@ def run_local(
             return _failed(screen, error, log)
         screen.say(f"finished in {time.monotonic() - began:.0f} s")
         return result
+
+
+def _open_log(log: Path) -> TextIO:
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return log.open("a", encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"--output {log.parent.parent}: cannot be written ({why_not_written(log, error)}); give another --output"
+        ) from error
 
 
 def _run(pipeline: Any, arguments: Mapping[str, Any], folder: str, containers: Containers | None) -> Any:

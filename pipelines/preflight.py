@@ -23,7 +23,7 @@ from soco_core.datasets.published import NAMED, Root, named
 from soco_core.errors import InputError, SocoError, one_line
 from soco_core.images.subset import is_file
 from soco_core.storage import is_s3
-from soco_core.tracking import refuse_password
+from soco_core.tracking import check_tracking_uri
 
 
 @dataclass
@@ -50,7 +50,7 @@ def check(recipe: Recipe, options: argparse.Namespace, cluster: Cluster, access:
     found.missing += _places(recipe, options, cluster)
     found.missing += _data_sets(recipe, options, cluster)
     try:
-        refuse_password(cluster.tracking_uri)
+        check_tracking_uri(cluster.tracking_uri)
     except InputError as error:
         found.missing.append(one_line(error))
     said = bool(options.image or os.environ.get(VARIABLE) or cluster.site.image)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +25,7 @@ from soco_core.errors import InputError
 from soco_core.store_errors import CHECKSUM_REMEDY, s3_errors
 
 TEMPORARY_SUFFIX = ".tmp"
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 S3_CONNECTIONS = 16
 """Connections that a process keeps open to a store; more threads than this would wait for one another."""
 ATTEMPTS = 6
@@ -35,8 +37,18 @@ BODY_ATTEMPTS = 5
 
 
 def is_s3(uri: str | Path) -> bool:
-    """Tell whether `uri` is an ``s3://`` URI."""
-    return str(uri).startswith("s3://")
+    """Tell whether `uri` is an ``s3://`` URI.
+
+    Raises:
+        InputError: it is neither that nor a path, such as ``s3:/bucket`` or ``gs://bucket``: a folder of that name is
+            hardly meant.
+    """
+    text = str(uri)
+    if text.startswith("s3://"):
+        return True
+    if SCHEME.match(text):
+        raise InputError(f"{text}: neither a path nor an S3 URI; write s3://BUCKET/PREFIX, or ./{text} for a folder")
+    return False
 
 
 def scratch_path(uri: str) -> Path:

@@ -46,6 +46,8 @@ def draw_image(
         raise InputError(f"--images {images}: these are the images of --proposals; give both or neither")
     if not storage.is_s3(output) and (not Path(output).name or Path(output).is_dir()):
         raise InputError(f"--output {output!r}: not a file; name one, such as views.png")
+    if not output.lower().endswith(".png"):
+        raise InputError(f"--output {output}: the picture is a PNG; give it a name that ends in .png")
     pictured = _search(recipe, image) if proposals is None else _look_up(recipe, image, proposals, images)
     try:
         draw_views(output, [pictured], recipe, epoch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import stat
 import subprocess
@@ -97,10 +98,25 @@ def test_an_s3_uri_is_bucket_and_key(uri: str, parts: tuple[str, str]) -> None:
     assert storage.split_s3(uri) == parts
 
 
-@pytest.mark.parametrize("uri", ["s3://", "s3:///key", "/a/b", "http://bucket/key"])
+@pytest.mark.parametrize("uri", ["s3://", "s3:///key", "/a/b"])
 def test_what_is_no_s3_uri_is_refused(uri: str) -> None:
     with pytest.raises(InputError, match="s3://bucket/key"):
         storage.split_s3(uri)
+
+
+@pytest.mark.parametrize(
+    "uri", ["s3:/bucket/key", "S3://bucket/key", "gs://bucket", "http://bucket/key", "file:///a", "a+b:/c"]
+)
+def test_what_looks_like_a_uri_is_not_taken_for_a_folder(uri: str) -> None:
+    with pytest.raises(InputError, match=r"^" + re.escape(f"{uri}: neither a path nor an S3 URI; write s3://")):
+        storage.is_s3(uri)
+    assert not storage.is_s3(f"./{uri}")
+
+
+@pytest.mark.parametrize("path", ["a:b", "/a:/b", "n01440764/a b:c.jpg", "", "s3", "../x:/y"])
+def test_a_path_with_a_colon_is_a_path(path: str) -> None:
+    assert not storage.is_s3(path)
+    assert not storage.is_s3(Path(path))
 
 
 def test_joining() -> None:

@@ -14,6 +14,12 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
+def why_not_written(path: Path, error: OSError) -> str:
+    """Say why a local path cannot be written: what is in its way, if something is."""
+    above = next((place for place in path.parents if place.exists()), None)
+    return f"{above} is a file" if above is not None and above.is_file() else error.strerror or str(error)
+
+
 @contextmanager
 def disk_errors(what: str, path: Path) -> Iterator[None]:
     """Turn an error of the disk below `path` into one line that names the place and the remedy.

@@ -20,6 +20,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from soco_core import storage
+from soco_core.artifacts.disk import why_not_written
 from soco_core.errors import InputError, ResultLockedError
 from soco_core.store_errors import s3_errors
 
@@ -52,7 +53,9 @@ def local_lock(path: Path, what: str) -> Iterator[None]:
             f"{what} is being written by {_read_holder(holder)}; wait for it to end, or stop it and run this again"
         ) from error
     except OSError as error:
-        raise InputError(f"{what}: cannot be written ({path}: {error.strerror})") from error
+        raise InputError(
+            f"{what}: cannot be written ({why_not_written(path, error)}); give another --output"
+        ) from error
     try:
         storage.write_text(holder, _who())
         yield

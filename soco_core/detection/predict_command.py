@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
+from soco_core.artifacts.disk import why_not_written
 from soco_core.artifacts.result import RECIPE, ResultDirectory, open_result
 from soco_core.config import Recipe
 from soco_core.console import say
@@ -61,6 +63,7 @@ def predict_images(weights: str, images: list[str], *, output: str, score: float
     result, recipe = _open(weights)
     categories = json.loads((result.path / CATEGORIES).read_text(encoding="utf-8"))
     split = _split(images, categories, recipe.images.max_pixels)
+    _check_output(output)
     alone = Processes("auto")
     model = build_engine_detector(recipe, len(categories))
     model.load_state_dict(load_file(result.path / WEIGHTS))
@@ -75,10 +78,28 @@ def predict_images(weights: str, images: list[str], *, output: str, score: float
             shown = [item for item in found if item["image_id"] == record["id"] and item["score"] >= score]
             write_bytes(join(output, DRAWINGS, f"{_drawing(record)}.png"), draw_found(split, position, shown))
     except OSError as error:
-        raise InputError(f"--output {output}: cannot be written ({error.strerror}); name another folder") from error
+        raise _cannot_write(output, error) from error
     drawn = sum(item["score"] >= score for item in found)
-    say(f"predict: {len(split.images)} images, {len(found)} detections, {drawn} of score {score:g} or more drawn")
+    looked = "1 image" if len(split.images) == 1 else f"{len(split.images)} images"
+    say(f"predict: {looked}, {len(found)} detections, {drawn} of score {score:g} or more drawn")
     return join(output, PREDICTIONS)
+
+
+def _check_output(output: str) -> None:
+    """Refuse a folder that cannot be written before hours are spent on what would go there."""
+    if is_s3(output):
+        return
+    try:
+        Path(output).mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        raise _cannot_write(output, error) from error
+
+
+def _cannot_write(output: str, error: OSError) -> InputError:
+    why = why_not_written(Path(output, PREDICTIONS), error)
+    return InputError(f"--output {output}: cannot be written ({why}); name another folder")
 
 
 def _open(weights: str) -> tuple[ResultDirectory, Recipe]:

@@ -289,7 +289,9 @@ class _Packing:
 
 def _tell(content: dict[str, Any]) -> None:
     total = content["source"]["images"]
-    say(f"pack: {content['images']} images, {content['bytes'] / 1e9:.3g} GB, in {len(content['shards'])} tars")
+    size, tars = content["bytes"], len(content["shards"])
+    shown = f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"
+    say(f"pack: {content['images']} images, {shown}, in {tars} {'tar' if tars == 1 else 'tars'}")
     if content["renamed"]:
         say(
             f"pack: {content['renamed']} members are not called as their image, so that WebDataset takes each for a "

@@ -30,9 +30,9 @@ from soco_core.plan.inputs import (
 from soco_core.tracking import (
     Tracker,
     TrackingContext,
+    check_tracking_uri,
     default_store,
     end_pipeline_run,
-    refuse_password,
     resume_pipeline_run,
     start_pipeline_run,
 )
@@ -83,7 +83,7 @@ def plan(
             holds a password.
     """
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or _default_store(output)
-    refuse_password(uri)
+    check_tracking_uri(uri)
     for each in [recipe] if benchmarks is None else benchmarks:
         check_detector(each)
     recipe = with_absolute_files(recipe)

@@ -12,16 +12,16 @@ from soco_core.tracking.context import (
     resume_pipeline_run,
     start_pipeline_run,
 )
-from soco_core.tracking.server import quiet_mlflow, refuse_password, without_password
+from soco_core.tracking.server import check_tracking_uri, quiet_mlflow, without_password
 from soco_core.tracking.tracker import Tracker
 
 __all__ = [
     "Tracker",
     "TrackingContext",
+    "check_tracking_uri",
     "default_store",
     "end_pipeline_run",
     "quiet_mlflow",
-    "refuse_password",
     "resume_pipeline_run",
     "start_pipeline_run",
     "without_password",

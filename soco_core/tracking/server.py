@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "soco"
+STORES = frozenset({"http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks"})
+"""What a tracking URI begins with, before a driver's name (``postgresql+psycopg2``)."""
 
 
 @contextmanager
@@ -42,12 +44,18 @@ def without_password(text: str, uri: str) -> str:
     return text.replace(password, "***") if password else text
 
 
-def refuse_password(uri: str) -> None:
-    """Refuse a tracking URI with a password in it, which files, stages and a pipeline's pages would show.
+def check_tracking_uri(uri: str) -> None:
+    """Refuse a tracking URI that is none, or holds a password, which files, stages and a pipeline's pages would show.
 
     Raises:
-        InputError: it has one.
+        InputError: so it is.
     """
+    kind = uri.partition(":")[0].partition("+")[0]
+    if uri and kind not in STORES:
+        raise InputError(
+            f"the tracking URI {uri}: not one of MLflow's; give a server (http://HOST:5000) or a database "
+            "(sqlite:////PATH/mlflow.db, postgresql://USER@HOST/NAME)"
+        )
     if ":" in _login(uri):
         raise InputError(
             f"the tracking URI {without_password(uri, uri)} holds a password, which runs would show; leave it out and "

@@ -147,3 +147,12 @@ def test_what_cannot_be_predicted(
     with pytest.raises(InputError, match=r".") as caught:
         predict_images(filled.pop("weights"), filled.pop("images"), **filled)  # type: ignore[arg-type]
     assert problem in str(caught.value)
+
+
+def test_an_output_that_cannot_be_written_is_said_before_the_work(
+    detector: ResultDirectory, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("soco_core.detection.evaluate.predict", None)
+    taken = pictures / "notes.txt"
+    with pytest.raises(InputError, match=rf"^--output {taken}: cannot be written \({taken} is a file\); name another"):
+        predict_images(str(detector.path), [str(pictures)], output=str(taken))

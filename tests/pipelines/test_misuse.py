@@ -72,6 +72,9 @@ def data(tmp_path: Path) -> Path:
         (["--images", "i", "--coco", "c"], ["instances_train.json", "7"]),
         (["--supervised", "no.pth"], ["weights file no.pth does not exist"]),
         (["--output", "my-python3-runs"], ["output", "contains 'python3'"]),
+        (["--output", "c/annotations/instances_val.json"], ["--output", "instances_val.json is a file"]),
+        (["--output", "s3:/bucket"], ["s3:/bucket: neither a path nor an S3 URI"]),
+        (["--output", "/proc/none"], ["--output /proc/none: cannot be written"]),
         (["--shards", "0"], ["--shards 0", "at least 1"]),
         (["--shards", "two"], ["--shards", "invalid int value: 'two'"]),
         (["--set", "proposals.engine=import", "--set", "proposals.boxes_file=b.json"], ["b.json does not exist"]),
@@ -96,6 +99,10 @@ def test_unwritable_yaml_is_refused(data: Path) -> None:
     done = command(data, "--yaml", "pipeline.txt")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "must end in .yaml" in done.stderr
+    (data / "taken").touch()
+    done = command(data, "--yaml", "taken/pipeline.yaml")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"--yaml {data / 'taken/pipeline.yaml'}: cannot be written ({data / 'taken'} is a file)" in done.stderr
 
 
 def test_debug_gives_the_traceback(data: Path) -> None:

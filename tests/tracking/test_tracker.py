@@ -21,9 +21,9 @@ from soco_core.recipes import load_recipe
 from soco_core.tracking import (
     Tracker,
     TrackingContext,
+    check_tracking_uri,
     default_store,
     end_pipeline_run,
-    refuse_password,
     start_pipeline_run,
     without_password,
 )
@@ -235,11 +235,17 @@ def test_a_run_is_not_given_an_address_with_a_password(uri: str, refused: bool) 
     if refused:
         shown = uri.replace("me:pw@", "").replace("me:p@w@", "").replace("me:p/w@", "")
         with pytest.raises(InputError, match=rf"^the tracking URI {re.escape(shown)} holds a password, .*_PASSWORD"):
-            refuse_password(uri)
+            check_tracking_uri(uri)
         with pytest.raises(InputError, match="holds a password"):
             plan(RECIPE, images="none", coco="none", output="none", tracking_uri=uri)
     else:
-        refuse_password(uri)
+        check_tracking_uri(uri)
+
+
+@pytest.mark.parametrize("uri", ["runs/mlflow", "file:///mlruns", "ftp://host", "host:5000"])
+def test_an_address_that_mlflow_has_no_store_for_is_refused(uri: str) -> None:
+    with pytest.raises(InputError, match=rf"^the tracking URI {re.escape(uri)}: not one of MLflow's; give a server"):
+        check_tracking_uri(uri)
 
 
 def test_a_bare_password_is_hidden_too() -> None:

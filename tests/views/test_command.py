@@ -126,6 +126,8 @@ def test_an_output_that_cannot_be_written(
         draw_image(recipe, image=str(images / "class 0" / "0.png"), output=output)
     assert "\n" not in str(caught.value)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "taken"]
+    with pytest.raises(InputError, match=r"^--output x\.jpg: the picture is a PNG; give it a name that ends in \.png$"):
+        draw_image(recipe, image=str(images / "class 0" / "0.png"), output="x.jpg")
 
 
 def test_images_without_proposals_are_refused(recipe: Recipe, images: Path) -> None:
