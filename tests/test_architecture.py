@@ -22,6 +22,7 @@ FLOORS = (
         "errors",
         "finetune_config",
         "linear_config",
+        "plotting",
         "recipes",
         "storage",
         "store_errors",
@@ -42,7 +43,7 @@ LIGHT = sorted(
         CORE / f"{name}.py"
         for name in (
             *("cli", "config", "config_fields", "console", "errors", "finetune_config", "linear_config"),
-            *("recipes/__init__", "storage", "store_errors", "tracking/__init__"),
+            *("plotting", "recipes/__init__", "storage", "store_errors", "tracking/__init__"),
         )
     }
     | set(CORE.glob("*/*stage.py"))

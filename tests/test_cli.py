@@ -8,8 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from typer.testing import CliRunner
 
 from soco_core import __version__, doctor
+from soco_core.cli import COMMANDS, app
 from soco_core.doctor import runs_on
 from soco_core.recipes import load_recipe, named_recipes, parse_recipe
 
@@ -69,6 +71,8 @@ def test_recipe_prints_what_reads_back() -> None:
             ["finetune.detector", "soco-c4-100ep", "FPN"],
         ),
         (["report", "--benchmark", "nowhere"], ["nowhere", "done.json"]),
+        (["report"], ["nothing to report on", "--benchmark", "--pretrained", "--proposals"]),
+        (["recipe", "."], [".: a directory, not a recipe", "soco recipes"]),
         (["recipe", "soco-fpn-100eq"], ["soco-fpn-100eq", "soco-fpn-100ep"]),
         (["recipe", "missing.yaml"], ["missing.yaml"]),
     ],
@@ -82,6 +86,11 @@ def test_misuse_is_one_line(arguments: list[str], names: list[str], tmp_path: Pa
     assert lines[0].startswith("error: ")
     assert all(name in lines[0] for name in names)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_command_takes_debug() -> None:
+    for name in COMMANDS:
+        assert "--debug" in CliRunner().invoke(app, [name, "--help"], terminal_width=200).stdout, name
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

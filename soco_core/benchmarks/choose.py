@@ -20,6 +20,8 @@ from soco_core.errors import InputError
 from soco_core.recipes import load_recipe, override
 
 SECTION = "finetune"
+LINEAR = "linear"
+"""The benchmark without a detector, and the recipe's section of it."""
 
 
 def load_benchmark(
@@ -71,7 +73,8 @@ def choose_benchmark(recipe: Recipe, name: str, scale: str = "", batch_size: int
             f"{settings.iterations:,}, warm-up {before.warmup_iterations:,} -> {settings.warmup_iterations:,}"
         )
     settings = shorten(settings, parsed)
-    _say_shortened(name, parsed)
+    if not parsed.whole:
+        _say_shortened(name, settings.scale)
     return recipe.model_copy(update={"finetune": settings, "model": narrow(recipe.model, parsed)})
 
 
@@ -83,9 +86,7 @@ def load_linear(recipe: str, overrides: Sequence[str], scale: str = "") -> Recip
         InputError: an impossible scale, or one of the width, which it has none of.
     """
     loaded = load_recipe(recipe, overrides)
-    parsed = parse_linear_scale(scale)
-    _say_shortened("linear", parsed)
-    return override(loaded.model_copy(update={"linear": shorten_linear(loaded.linear, parsed)}), "linear", overrides)
+    return _with_linear(loaded, parse_linear_scale(scale), overrides)
 
 
 def of_benchmark(recipe: Recipe, name: str, scale: str = "", overrides: Sequence[str] = ()) -> Recipe:
@@ -107,16 +108,19 @@ def of_benchmark(recipe: Recipe, name: str, scale: str = "", overrides: Sequence
     if parsed.width != 1:
         raise InputError(
             f"--scale {scale}: the width is {parsed.width}, and the pretrained weights would not fit; leave it out, "
-            f"such as {','.join(part for part in str(parsed).split(',') if not part.startswith('width='))}"
+            f"such as {parsed.text(without='width')}"
         )
     if named_benchmark(name).linear:
-        _say_shortened(name, parsed)
-        return override(
-            recipe.model_copy(update={"linear": shorten_linear(recipe.linear, parsed)}), "linear", overrides
-        )
+        return _with_linear(recipe, parsed, overrides)
     return override(choose_benchmark(recipe, name, scale), SECTION, overrides)
 
 
-def _say_shortened(name: str, scale: Scale) -> None:
+def _with_linear(recipe: Recipe, scale: Scale, overrides: Sequence[str]) -> Recipe:
+    settings = shorten_linear(recipe.linear, scale)
     if not scale.whole:
-        say(f"{name}: shortened ({scale}); its numbers are not comparable with the paper's")
+        _say_shortened(LINEAR, settings.scale)
+    return override(recipe.model_copy(update={LINEAR: settings}), LINEAR, overrides)
+
+
+def _say_shortened(name: str, scale: str) -> None:
+    say(f"{name}: shortened ({scale}); its numbers are not comparable with the paper's")

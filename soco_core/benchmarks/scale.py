@@ -49,7 +49,11 @@ class Scale:
         return all(value == 1 for value in astuple(self))
 
     def __str__(self) -> str:
-        return ",".join(f"{item.name}={getattr(self, item.name)}" for item in fields(self))
+        return self.text()
+
+    def text(self, without: str = "") -> str:
+        """Write what is left as :func:`parse_scale` reads it, but for the part named `without`."""
+        return ",".join(f"{item.name}={getattr(self, item.name)}" for item in fields(self) if item.name != without)
 
 
 NAMED = {CPU: Scale(Fraction(1, 3000), Fraction(1, 8), Fraction(1, 8), Fraction(1, 4))}
@@ -143,7 +147,7 @@ def shorten_linear(settings: LinearConfig, scale: Scale) -> LinearConfig:
         "learning_rates": rates,
         "image_size": _times(settings.image_size, scale.size, LEAST_SIDE),
         "resize": _times(settings.resize, scale.size, LEAST_SIDE),
-        "scale": str(scale),
+        "scale": scale.text(without="width"),
     }
     return LinearConfig.model_validate(values)
 

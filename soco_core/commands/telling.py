@@ -18,7 +18,7 @@ from soco_core.commands.options import (
 from soco_core.recipes import describe_recipes, load_recipe
 
 
-def benchmarks() -> None:
+def benchmarks(debug: DebugOption = False) -> None:
     """List the paper's transfer experiments: table, data set, schedule and the paper's numbers."""
     from soco_core.benchmarks.listing import listing
 
@@ -26,9 +26,18 @@ def benchmarks() -> None:
 
 
 def report(
-    benchmarks: Annotated[list[str], typer.Option("--benchmark", help="Result of `soco finetune`; repeatable.")],
+    benchmarks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--benchmark",
+            help="Result of `soco finetune` or `soco linear`; repeatable. Not needed with --pretrained or --proposals.",
+        ),
+    ] = None,
     pretrained: Annotated[str | None, typer.Option(help="Result of `soco pretrain`.")] = None,
     proposals: Annotated[str | None, typer.Option(help="Result of `soco propose`.")] = None,
+    converted: Annotated[
+        str | None, typer.Option(help="Result of `soco convert`: its files of weights are listed.")
+    ] = None,
     recipe: RecipeOption = DEFAULT_RECIPE,
     overrides: SetOption = None,
     output: OutputOption = DEFAULT_OUTPUT,
@@ -40,9 +49,10 @@ def report(
     chosen = load_recipe(recipe, overrides or ())
     result = report(
         chosen,
-        benchmarks=benchmarks,
+        benchmarks=benchmarks or [],
         pretrained=pretrained,
         proposals=proposals,
+        converted=converted,
         output=output,
         tracking=tracking_here(),
     )

@@ -7,9 +7,13 @@ from pathlib import Path
 
 from soco_core.artifacts.metrics import read_metrics
 from soco_core.engine.records import METRICS, SPEED
+from soco_core.plotting import from_zero
 from soco_core.pretrain.data import ViewDataset
 from soco_core.storage import atomic_file
 from soco_core.views.draw import PicturedImage, draw_views
+
+SPREAD = "spread of embeddings"
+"""About 1 where they lie evenly, which the axis always reaches."""
 
 
 def draw_first_views(path: Path, dataset: ViewDataset, count: int) -> None:
@@ -34,7 +38,7 @@ def draw_curves(path: Path, folder: Path) -> None:
         "loss and its terms": [name for name in names if name.startswith("loss") and name != "loss_scale"],
         "learning rate": ["learning_rate"],
         "EMA coefficient": ["ema"],
-        "spread of embeddings": ["embedding_std"],
+        SPREAD: ["embedding_std"],
         "gradient norm": ["gradient_norm"],
         "share of boxes on each level": [name for name in names if name.startswith("boxes_")],
         "share of images without usable boxes": ["unusable_images"],
@@ -54,10 +58,11 @@ def draw_curves(path: Path, folder: Path) -> None:
             axis.plot(*zip(*points, strict=True), label=name, linewidth=width)
         axis.set(title=title, xlabel="step")
         if title not in ("loss and its terms", "EMA coefficient"):
-            axis.set_ylim(bottom=0)  # a small change of a share or spread must not look like a large one
+            from_zero(axis, 1.0 if title == SPREAD else 0.0)
         axis.grid(alpha=0.3)
         if len(chosen) > 1:
-            axis.legend(fontsize=7)
+            # Beside the axes: within them no place is free of curves for certain.
+            axis.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     for axis in axes[len(drawn) :]:
         axis.set_axis_off()
     with atomic_file(path) as file:

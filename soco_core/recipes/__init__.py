@@ -7,6 +7,7 @@ line with the path of the field.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
@@ -20,6 +21,9 @@ from soco_core.errors import InputError, RecipeError
 from soco_core.storage import read_text
 
 Model = TypeVar("Model", bound=BaseModel)
+
+UNNAMED_PLACE = re.compile(r' in "<unicode string>", (line \d+, column \d+|position \d+)')
+"""PyYAML knows no name of a text that was read already; what it is from is said in front."""
 
 
 def named_recipes() -> list[str]:
@@ -49,6 +53,8 @@ def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
             text = read_text(name_or_path)
         except InputError as error:
             raise RecipeError(f"cannot read recipe {str(error).removeprefix('cannot read ')}") from error
+    elif path.is_dir():
+        raise RecipeError(f"{name_or_path}: a directory, not a recipe; give a YAML file or a name of `soco recipes`")
     else:
         raise RecipeError(
             f"unknown recipe {name_or_path!r}: give a YAML file or a name that `soco recipes` lists"
@@ -74,7 +80,7 @@ def parse_sections(text: str, source: str, kind: str = "a recipe") -> dict[str, 
     try:
         values = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2026-02-30
-        problem = " ".join(str(error).split())
+        problem = UNNAMED_PLACE.sub(r" (\1)", " ".join(str(error).split()))
         raise RecipeError(f"{source}: not valid YAML: {problem}") from error
     if values is None:
         return {}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soco_core.artifacts.metrics import read_metrics
+from soco_core.plotting import from_zero
 from soco_core.report.runs import Run
 from soco_core.report.tables import Table, heading, shown
 from soco_core.storage import atomic_file, write_bytes
@@ -49,8 +50,14 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower().replace("*", "-star")).strip("-")
 
 
-def draw_pretraining(folder: Path, report: Path) -> list[Figure]:
-    """Draw loss, learning rate, EMA coefficient and spread of a pretraining from its ``metrics.jsonl``."""
+def draw_pretraining(folder: Path, report: Path, least_loss: int) -> list[Figure]:
+    """Draw loss, learning rate, EMA coefficient and spread of a pretraining from its ``metrics.jsonl``.
+
+    Args:
+        folder: of the pretraining.
+        report: where the figure is written to.
+        least_loss: what its loss cannot fall below, -4 for each view beyond the first.
+    """
     entries = read_metrics(folder / METRICS)
     if not entries:
         return []
@@ -59,21 +66,22 @@ def draw_pretraining(folder: Path, report: Path) -> list[Figure]:
         [["loss"] * 3, ["learning_rate", "ema", "embedding_std"]], height_ratios=[1.6, 1]
     )
     titles = {
-        "loss": "loss (at least −8)",
+        "loss": f"loss (at least {least_loss})".replace("-", "−"),
         "learning_rate": "learning rate",
         "ema": "EMA coefficient τ",
         "embedding_std": "spread of embeddings",
     }
+    averaged = {}
     for name, title in titles.items():
-        _curve(axes[name], entries, name, COLOURS["SoCo"], smoothed=name == "loss")
+        averaged[name] = _curve(axes[name], entries, name, COLOURS["SoCo"], smoothed=name == "loss")
         axes[name].set_title(title, fontsize=10, loc="left")
         axes[name].set_xlabel("step", fontsize=9)
-    axes["embedding_std"].set_ylim(bottom=0)
+    from_zero(axes["embedding_std"], 1.0)
     return _save(
         canvas,
         report,
         "pretraining",
-        "Pretraining by step: the loss (faint: each step; bold: moving average), the learning rate, the coefficient "
+        f"Pretraining by step: the loss ({_lines([averaged['loss']], 'step')}), the learning rate, the coefficient "
         "with which the target network follows the online one, and the spread of the embeddings (0: all collapsed into "
         "one point; 1: evenly over the sphere).",
     )
@@ -89,21 +97,22 @@ def draw_finetuning(table: Table, report: Path) -> list[Figure]:
     axes = canvas.subplots()
     colours = _colours(table.runs)
     named: set[str] = set()
+    averaged = []
     for run, entries in curves:
         method = run.result.method
         # Several seeds of a method are curves of one colour, named once.
         label = None if method in named else method
         named.add(method)
-        _curve(axes, entries, "loss", colours[method], smoothed=True, label=label)
+        averaged.append(_curve(axes, entries, "loss", colours[method], smoothed=True, label=label))
     axes.set(xlabel="iteration", ylabel="training loss")
-    axes.legend(frameon=False, fontsize=9)
+    _legend_above(axes)
     linear = table.paper is not None and table.paper.linear
     loss = "the classifier" if linear else "the detector, all terms together"
     return _save(
         canvas,
         report,
         f"{slug(table.benchmark)}-loss",
-        f"{table.benchmark}: training loss of {loss} (faint: each iteration; bold: moving average).",
+        f"{table.benchmark}: training loss of {loss} ({_lines(averaged, 'iteration')}).",
     )
 
 
@@ -134,13 +143,26 @@ def draw_bars(table: Table, report: Path) -> list[Figure]:
     axes.set_ylabel("percent")
     axes.margins(y=0.12)
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, fontsize=9, ncols=4, loc="lower left", bbox_to_anchor=(0, 1))
+    _legend_above(axes)
     return _save(
         canvas,
         report,
         f"{slug(table.benchmark)}-ap",
         f"{table.benchmark}: {table.legend}" + (" The paper's are hatched." if table.comparable else ""),
     )
+
+
+def _legend_above(axes: Axes) -> None:
+    """Name the methods above the axes, where the names cover nothing."""
+    axes.legend(frameon=False, fontsize=9, ncols=4, loc="lower left", bbox_to_anchor=(0, 1))
+
+
+def _lines(averaged: list[bool], each: str) -> str:
+    """Say what the lines of a chart are, by which of its curves have a moving average."""
+    if not any(averaged):
+        return f"each {each}"
+    short = "" if all(averaged) else f"; a short run has one line, each {each}"
+    return f"faint: each {each}; bold: moving average{short}"
 
 
 def _math(column: str) -> str:
@@ -173,7 +195,8 @@ def _curve(
     *,
     smoothed: bool,
     label: str | None = None,
-) -> None:
+) -> bool:
+    """Draw a column of the entries; tell whether a moving average is drawn, which few steps have not."""
     import numpy as np
 
     points = [(entry["step"], entry[name]) for entry in entries if name in entry]
@@ -190,6 +213,7 @@ def _curve(
     axes.tick_params(labelsize=8)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+    return span > 1
 
 
 def _save(canvas: Canvas, report: Path, name: str, caption: str) -> list[Figure]:

@@ -11,10 +11,12 @@ from typing import Any
 import soco_core
 from soco_core.artifacts.proposals import MANIFEST
 from soco_core.artifacts.result import RECIPE, ResultDirectory
+from soco_core.config import ViewsConfig
 from soco_core.report.figures import Figure, copy_picture, draw_bars, draw_finetuning, draw_pretraining, slug
 from soco_core.report.proposals import proposal_facts
 from soco_core.report.runs import Run
 from soco_core.report.tables import Table, build_tables
+from soco_core.views.selection import Frame, view_frames
 
 PACKAGES = ("torch", "torchvision", "opencv-contrib-python-headless", "faster-coco-eval", "numpy", "pillow")
 BAD_IMAGES_SHOWN = 20
@@ -22,6 +24,7 @@ COMMANDS = {
     "finetune": "python pipelines/full_benchmark.py --local --recipe {} --images DIR --coco DIR",
     "linear": "soco linear --recipe {} --images DIR --init WEIGHTS",
     "pretrain": "python pipelines/pretrain_only.py --local --recipe {} --images DIR",
+    "proposals": "soco propose --recipe {} --images DIR",
 }
 
 
@@ -91,7 +94,7 @@ def build_page(
         page.exports = _exports(exported)
     if pretrained is not None:
         page.pretraining = _pretraining_facts(pretrained)
-        page.pretraining_figures = draw_pretraining(pretrained.path, folder)
+        page.pretraining_figures = draw_pretraining(pretrained.path, folder, -4 * len(_other_views(pretrained)))
         page.views = copy_picture(
             pretrained.path / "figures" / "views.png",
             folder,
@@ -165,17 +168,23 @@ def _detections(table: Table, run: Run, folder: Path) -> list[Figure]:
 def _pretraining_facts(pretrained: ResultDirectory) -> list[Fact]:
     recipe = pretrained.determined_by["recipe"]
     summary = pretrained.summary
+    sizes = [recipe["views"]["size"], *(view.size for view in _other_views(pretrained))]
     return [
         Fact("images", f"{summary['images']:,}"),
         Fact("epochs", f"{recipe['pretrain']['epochs']:,}"),
         Fact("steps", f"{summary['steps']:,}"),
         Fact("batch size", f"{min(recipe['pretrain']['batch_size'], summary['images']):,}"),
         Fact("backbone", recipe["model"]["backbone"]),
-        Fact("view sizes", f"{recipe['views']['size']}, {recipe['views']['size']}, {recipe['views']['small_size']} px"),
+        Fact("view sizes", f"{', '.join(map(str, sizes))} px"),
         Fact("proposals per image and step", str(recipe["views"]["proposals_per_image"])),
         Fact("final loss", f"{summary['final_loss']:.3f}".replace("-", "−")),
         Fact("seed", str(recipe["seed"])),
     ]
+
+
+def _other_views(pretrained: ResultDirectory) -> list[Frame]:
+    """Return the views beside V1 of a pretraining; a version of soco with other fields may have made it."""
+    return view_frames(ViewsConfig.model_construct(**pretrained.determined_by["recipe"]["views"]))
 
 
 def _exports(exported: ResultDirectory) -> list[Fact]:
@@ -218,7 +227,7 @@ def _recipes(
     import yaml
 
     seeds: dict[tuple[str, str], set[int]] = {}
-    last = [run.directory for run in runs] or [each for each in (pretrained,) if each is not None]
+    last = [run.directory for run in runs] or [each for each in (pretrained, proposals) if each is not None][:1]
     for directory in last:
         recipe: dict[str, Any] = {"name": name}
         for result in (proposals, pretrained, directory):
@@ -227,6 +236,7 @@ def _recipes(
         if proposals is not None:
             given = yaml.safe_load((proposals.path / RECIPE).read_text(encoding="utf-8"))
             recipe |= {"images": given["images"], "proposals": given["proposals"]}
+            recipe.setdefault("seed", given["seed"])  # proposals alone, which it need not determine
         stage = directory.stage
         if stage == "linear":
             inputs = directory.determined_by["inputs"]

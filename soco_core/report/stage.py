@@ -36,22 +36,27 @@ def report(
 
     Args:
         recipe: only its name is used; what determined the runs is read from their results.
-        benchmarks: results of `finetune` or `linear`, directories or S3 URIs; none where a pretraining alone is
-            reported on.
+        benchmarks: results of `finetune` or `linear`, directories or S3 URIs; none where a pretraining or
+            proposals alone are reported on.
         output: root of all results.
         pretrained: the result of `pretrain` behind the SoCo rows.
         proposals: the result of `propose` behind that pretraining.
-        converted: the result of `convert` whose exports are listed.
+        converted: the result of `convert` whose exports are listed, made of that pretraining.
         tracking: where to track, or None.
 
     Raises:
         InputError: an input is not whole or not of its stage, the inputs do not belong together, or two
             results claim the same row.
     """
-    if not benchmarks and not pretrained:
-        raise InputError("no benchmark result to report on; give at least one result of `soco finetune`")
+    if not (benchmarks or pretrained or proposals):
+        raise InputError(
+            f"nothing to report on{' but --converted' if converted else ''}; give --benchmark (a result of "
+            "`soco finetune` or `soco linear`), --pretrained or --proposals"
+        )
     finetuned, pretraining, proposed = _open_inputs(benchmarks, pretrained, proposals)
     exported = open_result(converted, stage="convert") if converted else None
+    if exported and pretraining:
+        _check_converted(exported, pretraining)
     runs = read_runs(finetuned, pretraining, proposed)
     inputs = {
         "benchmarks": sorted(result.fingerprint for result in finetuned),
@@ -137,6 +142,12 @@ def _open_benchmark(uri: str) -> ResultDirectory:
     if result.stage not in BENCHMARK_STAGES:
         raise InputError(f"{uri}: a result of `{result.stage}`, but one of {' or '.join(BENCHMARK_STAGES)} is needed")
     return result
+
+
+def _check_converted(exported: ResultDirectory, pretraining: ResultDirectory) -> None:
+    origin = exported.determined_by["inputs"]["pretrained"]
+    if origin != pretraining.fingerprint:
+        raise InputError(f"{exported.uri}: made of {origin}, not of {pretraining.uri}; give that one's `soco convert`")
 
 
 def _check_belongs(

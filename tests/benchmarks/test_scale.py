@@ -5,7 +5,7 @@ from fractions import Fraction
 import pytest
 
 from soco_core.benchmarks import listing as listing_module
-from soco_core.benchmarks.choose import choose_benchmark, load_benchmark, load_linear
+from soco_core.benchmarks.choose import choose_benchmark, load_benchmark, load_linear, of_benchmark
 from soco_core.benchmarks.listing import listing
 from soco_core.benchmarks.scale import CPU, Scale, parse_scale, shorten, with_batch
 from soco_core.benchmarks.table import BENCHMARKS, find_benchmark, named_benchmark
@@ -165,11 +165,16 @@ def test_the_listing_has_the_settings_of_the_linear_evaluation(monkeypatch: pyte
     assert "; 7 epochs, batch 9\n" in listing()
 
 
-def test_a_shortened_linear_evaluation() -> None:
-    short = load_linear("demo", ["linear.knn_neighbours=3"], "iterations=1/50,batch=1/8,size=2/7").linear
+def test_a_shortened_linear_evaluation(capsys: pytest.CaptureFixture[str]) -> None:
+    scale = "iterations=1/50,batch=1/8,size=2/7"
+    short = load_linear("demo", ["linear.knn_neighbours=3"], scale).linear
     assert (short.epochs, short.batch_size, short.learning_rates) == (2, 32, (3.75,))
     assert (short.image_size, short.resize, short.knn_neighbours) == (64, 73, 3)
-    assert short.scale == "iterations=1/50,batch=1/8,size=2/7,width=1"
+    assert short.scale == scale
+    assert capsys.readouterr().err.startswith(f"linear: shortened ({scale});")
+    assert of_benchmark(Recipe(), "linear", scale).linear == LinearConfig.model_validate(
+        short.model_dump() | {"knn_neighbours": LinearConfig().knn_neighbours}
+    )
     assert load_linear("demo", []).linear == LinearConfig()
     # What is given by --set has the last word.
     assert load_linear("demo", ["linear.epochs=7"], "iterations=1/50").linear.epochs == 7
@@ -177,7 +182,7 @@ def test_a_shortened_linear_evaluation() -> None:
 
 
 def test_a_linear_evaluation_has_no_width_to_shorten() -> None:
-    assert load_linear("demo", [], CPU).linear.scale == "iterations=1/3000,batch=1/8,size=1/8,width=1"
+    assert load_linear("demo", [], CPU).linear.scale == "iterations=1/3000,batch=1/8,size=1/8"
     assert not load_linear("demo", [], "width=1").linear.scale
     for scale in ("width=1/4", "iterations=1/50,width=0.25"):
         with pytest.raises(InputError, match=r"--scale .*width is 1/4, but a linear evaluation has neither.*leave it"):

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from typer.testing import CliRunner
 
 from soco_core.artifacts.result import locate, writing
 from soco_core.benchmarks.choose import choose_benchmark
+from soco_core.cli import app
 from soco_core.config import Recipe
 from soco_core.errors import InputError
+from soco_core.recipes import load_recipe, parse_recipe
 from soco_core.report.stage import report, summarise
 
 if TYPE_CHECKING:
@@ -54,7 +58,7 @@ def test_rows_of_another_pretraining_are_refused(results: Results, numbers: Numb
 def test_a_pretraining_alone(results: Results) -> None:
     proposals = results.proposals()
     pretrained = results.pretrain(proposals)
-    converted = exported(results)
+    converted = exported(results, pretrained)
     result = report(
         Recipe(name="alone"),
         benchmarks=[],
@@ -79,9 +83,30 @@ def test_a_pretraining_alone(results: Results) -> None:
     assert "## Weights" not in (other.path / "report.md").read_text()
 
 
-def exported(results: Results) -> str:
+def test_proposals_alone(results: Results) -> None:
+    drawn = Recipe.model_validate({"seed": 3, "proposals": {"engine": "random"}})
+    for recipe in (drawn, drawn.model_copy(update={"proposals": Recipe().proposals})):
+        proposals = results.proposals(recipe)
+        page = report(Recipe(), benchmarks=[], proposals=proposals.uri, output=str(results.folder)).path
+        text = (page / "report.md").read_text()
+        assert "## Proposals" in text
+        assert "## Pretraining" not in text
+        assert "soco propose --recipe recipe.yaml --images DIR" in text
+        assert parse_recipe((page / "recipe.yaml").read_text()) == recipe.model_copy(update={"name": "unnamed"})
+
+
+def test_weights_are_listed_beside_their_own_pretraining_only(results: Results) -> None:
+    proposals = results.proposals()
+    mine, other = results.pretrain(proposals), results.pretrain(proposals, Recipe(seed=1))
+    with pytest.raises(InputError, match=f"made of {Path(mine).name}, not of {other}"):
+        report(Recipe(), benchmarks=[], pretrained=other, converted=exported(results, mine), output=str(results.folder))
+    assert not (results.folder / "report").exists()
+
+
+def exported(results: Results, pretrained: str) -> str:
     recipe = Recipe()
-    result = locate(str(results.folder), "convert", 2, recipe, ("model",), {"pretrained": "p"})
+    inputs = {"pretrained": Path(pretrained).name}
+    result = locate(str(results.folder), "convert", 2, recipe, ("model",), inputs)
     with writing(result, recipe):
         (result.path / "torchvision.pth").write_bytes(b"")
         result.finish({"torchvision": {"loaded": 176, "left_out": 18}, "keys": 194})
@@ -89,5 +114,26 @@ def exported(results: Results) -> str:
 
 
 def test_a_report_on_nothing_is_refused(results: Results) -> None:
-    with pytest.raises(InputError, match="no benchmark result to report on"):
+    with pytest.raises(InputError, match=r"nothing to report on; give --benchmark .*, --pretrained or --proposals"):
         report(Recipe(), benchmarks=[], output=str(results.folder))
+    with pytest.raises(InputError, match="nothing to report on but --converted; give --benchmark"):
+        report(Recipe(), benchmarks=[], converted="weights", output=str(results.folder))
+
+
+def test_the_command_makes_the_page_of_the_pipelines(results: Results, numbers: Numbers) -> None:
+    proposals = results.proposals()
+    pretrained = results.pretrain(proposals)
+    converted = exported(results, pretrained)
+    rows = [results.finetune(method, values) for method, values in numbers.items()]
+    made = {"pretrained": pretrained, "proposals": proposals.uri, "converted": converted}
+    for benchmarks in ([], rows):
+        options = [f"--{name}={uri}" for name, uri in made.items()] + [f"--benchmark={uri}" for uri in benchmarks]
+        arguments = ["report", "--recipe", "demo", *options, "--output", str(results.folder)]
+        done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+        assert done.exit_code == 0
+        (page,) = done.stdout.splitlines()
+        piped = report(load_recipe("demo"), benchmarks=benchmarks, **made, output=str(results.folder / "pipeline"))
+        assert Path(page).name == piped.fingerprint
+        text = (Path(page) / "report.md").read_text()
+        assert text == (piped.path / "report.md").read_text()
+        assert "## Weights" in text

@@ -1,0 +1,25 @@
+"""What the charts of several stages have in common."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def from_zero(axes: Axes, least_top: float = 0.0) -> None:
+    """Let the vertical axis begin at 0, with room for a line at 0 and for one at the largest value.
+
+    A small change of a share, a rate or a spread then does not look like a large one.
+
+    Args:
+        axes: of values that are not negative, drawn already.
+        least_top: what the axis reaches at least; where this and all values are 0, it reaches 1.
+    """
+    import math
+
+    largest = float(axes.dataLim.y1)
+    top = max(largest if math.isfinite(largest) else 0.0, least_top) or 1.0
+    # A line on the edge itself is cut through its middle, or cannot be told from the frame.
+    axes.set_ylim(-0.04 * top, 1.06 * top)
