@@ -85,12 +85,14 @@ def draw_batch(
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis, image, target, title in zip(axes, images, targets, titles, strict=False):
         axis.imshow(image.permute(1, 2, 0).numpy())
-        axis.set_title(title, fontsize=7)
+        axis.set_title(title, fontsize=7, parse_math=False)
         for box, label in zip(target["boxes"].tolist(), target["labels"].tolist(), strict=True):
             colour = colormaps["tab10"]((label - 1) % 10)
             corner, size = (box[0] - 0.5, box[1] - 0.5), (box[2] - box[0], box[3] - box[1])
             axis.add_patch(Rectangle(corner, *size, fill=False, edgecolor=colour))
-            axis.text(*corner, classes[label - 1], fontsize=7, color=colour, va="bottom", clip_on=True)
+            axis.text(
+                *corner, classes[label - 1], fontsize=7, color=colour, va="bottom", clip_on=True, parse_math=False
+            )
     for axis in axes:
         axis.set_axis_off()
     with atomic_file(path) as file:

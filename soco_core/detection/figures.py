@@ -43,7 +43,7 @@ def draw_detections(split: LabelledSplit, predictions: list[dict[str, Any]], pat
         best = [item for item in predictions if item["image_id"] == record["id"] and item["score"] >= SCORE_SHOWN]
         _draw(axes[0, column], pixels, split.annotations_of[record["id"]], split)
         _draw(axes[1, column], pixels, best, split)
-        axes[0, column].set_title(str(record["file_name"]), fontsize=7)
+        axes[0, column].set_title(str(record["file_name"]), fontsize=7, parse_math=False)
     axes[0, 0].set_ylabel("annotated", fontsize=9)
     axes[1, 0].set_ylabel(f"found (score ≥ {SCORE_SHOWN})", fontsize=9)
     with atomic_file(path) as file:
@@ -106,6 +106,6 @@ def _draw(
             for polygon in polygons(item):
                 axis.add_patch(Polygon(polygon.reshape(-1, 2) - 0.5, facecolor=colour, alpha=0.4))
         label = split.categories[index]["name"] + (f" {item['score']:.2f}" if "score" in item else "")
-        axis.text(
-            x, y, label, fontsize=font, color="white", backgroundcolor=colour, va="bottom", clip_on=True
-        ).set_bbox({"facecolor": colour, "edgecolor": "none", "pad": 0.6})
+        axis.text(x, y, label, fontsize=font, color="white", va="bottom", clip_on=True, parse_math=False).set_bbox(
+            {"facecolor": colour, "edgecolor": "none", "pad": 0.6}
+        )

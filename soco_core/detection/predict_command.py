@@ -16,12 +16,15 @@ from soco_core.datasets.split import LabelledSplit
 from soco_core.detection.stage import CATEGORIES, WEIGHTS
 from soco_core.errors import InputError
 from soco_core.images import BadImageError, decode_image
+from soco_core.images.trees import open_tree
 from soco_core.recipes import load_recipe
-from soco_core.storage import is_s3, join, list_objects, read_bytes, write_bytes, write_text
+from soco_core.storage import is_s3, join, read_bytes, write_bytes, write_text
 
 PREDICTIONS = "predictions.json"
 IMAGES = "images.json"
 DRAWINGS = "drawings"
+LONGEST_STEM = 120
+"""Bytes of an image's name in its drawing's: a file system takes 255, and an atomic write adds some."""
 
 
 class _Anywhere(LabelledSplit):
@@ -39,7 +42,7 @@ def predict_images(weights: str, images: list[str], *, output: str, score: float
 
     Args:
         weights: a result of `soco finetune`, its directory, its URI, or its ``model.safetensors``.
-        images: image files and folders of them, of any depth; paths and S3 URIs.
+        images: image files and folders of them, of any depth, without hidden files; paths and S3 URIs.
         output: folder or S3 URI to write to; files of the same names are replaced.
         score: only detections of this score or more are drawn.
 
@@ -62,7 +65,7 @@ def predict_images(weights: str, images: list[str], *, output: str, score: float
         raise InputError(f"--score {score}: a score lies between 0 and 1")
     result, recipe = _open(weights)
     categories = json.loads((result.path / CATEGORIES).read_text(encoding="utf-8"))
-    split = _split(images, categories, recipe.images.max_pixels)
+    split = _split(images, output, categories, recipe.images.max_pixels)
     _check_output(output)
     alone = Processes("auto")
     model = build_engine_detector(recipe, len(categories))
@@ -112,11 +115,11 @@ def _open(weights: str) -> tuple[ResultDirectory, Recipe]:
     return result, load_recipe(str(result.path / RECIPE))
 
 
-def _split(images: list[str], categories: list[dict[str, Any]], max_pixels: int) -> LabelledSplit:
+def _split(images: list[str], output: str, categories: list[dict[str, Any]], max_pixels: int) -> LabelledSplit:
     """Return the images that can be decoded as a split without annotations; the others are named."""
     records: list[dict[str, Any]] = []
     sizes: list[int] = []
-    for uri in dict.fromkeys(_files(images)):
+    for uri in dict.fromkeys(_files(images, output)):
         try:
             data = read_bytes(uri)
             height, width = decode_image(data, max_pixels).shape[:2]
@@ -128,7 +131,7 @@ def _split(images: list[str], categories: list[dict[str, Any]], max_pixels: int)
         records.append(
             {
                 "id": len(records) + 1,
-                "file_name": uri if is_s3(uri) else str(Path(uri).resolve()),
+                "file_name": uri,
                 "width": width,
                 "height": height,
             }
@@ -139,20 +142,25 @@ def _split(images: list[str], categories: list[dict[str, Any]], max_pixels: int)
     return _Anywhere("coco", IMAGES, "", records, [], categories, "", tuple(sizes))
 
 
-def _files(images: list[str]) -> Iterator[str]:
+def _files(images: list[str], output: str) -> Iterator[str]:
+    """Yield the images, each once: absolute paths, and URIs. What an earlier prediction drew is not among them."""
+    own = None if is_s3(output) else Path(output).resolve()
     for place in images:
         if is_s3(place):
             # A prefix is a folder; an object has nothing below it.
-            below = [join(place, name) for name, _ in list_objects(place)]
+            below = [uri for name in open_tree(place).images("") if not (uri := join(place, name)).startswith(output)]
             yield from below or [place]
         elif Path(place).is_dir():
-            yield from map(str, sorted(path for path in Path(place).rglob("*") if path.is_file()))
+            root = Path(place).resolve()
+            files = (root / name for name in open_tree(place).images(""))
+            yield from (str(file) for file in sorted(files) if own is None or not file.is_relative_to(own))
         elif Path(place).exists():
-            yield place
+            yield str(Path(place).resolve())
         else:
             raise InputError(f"{place}: no such file or folder; give image files or folders of them")
 
 
 def _drawing(record: dict[str, Any]) -> str:
     """Name of an image's drawing: its number keeps images of one name in different folders apart."""
-    return f"{record['id']:05}-{Path(record['file_name']).stem}"
+    stem = Path(record["file_name"]).stem.encode()[:LONGEST_STEM].decode(errors="ignore")
+    return f"{record['id']:05}-{stem}"

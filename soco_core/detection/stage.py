@@ -26,6 +26,7 @@ PREDICTIONS = "predictions.json"
 WEIGHTS = "model.safetensors"
 FIGURE = "figures/detections.png"
 CATEGORIES = "categories.json"
+IMAGES = "images.json"
 
 
 def finetune(
@@ -41,10 +42,10 @@ def finetune(
     """Train the recipe's detector on a data set and evaluate it, in all processes that `torchrun` started.
 
     The result holds ``metrics.json`` (:class:`soco_core.artifacts.benchmark.BenchmarkResult`),
-    ``metrics.jsonl`` (losses by step), ``predictions.json`` (COCO results), ``model.safetensors``
-    (the engine's names), ``categories.json`` (COCO's, in the order of the classes), ``coverage.json`` (what was
-    loaded), ``figures/detections.png``, and ``train_ids.txt`` (the ids of the training images) where they are a part
-    of a data set.
+    ``metrics.jsonl`` (losses by step), ``predictions.json`` (COCO results), ``images.json`` (what those are of),
+    ``model.safetensors`` (the engine's names), ``categories.json`` (COCO's, in the order of the classes),
+    ``coverage.json`` (what was loaded), ``figures/detections.png``, and ``train_ids.txt`` (the ids of the training
+    images) where they are a part of a data set.
 
     Args:
         recipe: the resolved recipe; `seed`, `model` and `finetune` determine the result.
@@ -149,6 +150,9 @@ def _write(
     settings = recipe.finetune
     tensors = {key: value.detach().cpu().contiguous() for key, value in found.model.state_dict().items()}
     write_text(result.path / CATEGORIES, json.dumps(data.train.categories, indent=2) + "\n")
+    keys = ("id", "file_name", "width", "height")
+    images = [{key: image[key] for key in keys} for image in data.val.images]
+    write_text(result.path / IMAGES, json.dumps({"images": images, "categories": data.train.categories}) + "\n")
     write_bytes(result.path / WEIGHTS, save(tensors, {"format": settings.engine, "recipe": recipe.name}))
     write_text(result.path / PREDICTIONS, json.dumps(found.predictions))
     evaluation = evaluate(data.val, found.predictions, settings.has_masks)

@@ -45,7 +45,9 @@ def draw_contact_sheet(path: Path, proposals: Proposals, source: ImageSource, re
     for axis, number in zip(axes, numbers, strict=False):
         _draw_image(axis, proposals, number, source, recipe.images.max_pixels)
     drawn = f"up to {BOXES_DRAWN} of each image's proposals, at random"
-    figure.suptitle(f"{_described(recipe.proposals)}:{' ' if columns == 4 else chr(10)}{drawn}", fontsize=10)
+    figure.suptitle(
+        f"{_described(recipe.proposals)}:{' ' if columns == 4 else chr(10)}{drawn}", fontsize=10, parse_math=False
+    )
     _save(figure, path)
 
 
@@ -60,7 +62,9 @@ def draw_histograms(path: Path, proposals: Proposals, config: ProposalsConfig) -
     _draw_histogram(right, _sizes(proposals.all_boxes()), whole=False, colour="#f58518")
     right.set(xlabel=r"proposal size $\sqrt{hw}$ (pixels)", ylabel="proposals")
     images = len(proposals)
-    figure.suptitle(f"{_described(config)}: {images:,} {'image' if images == 1 else 'images'}", fontsize=10)
+    figure.suptitle(
+        f"{_described(config)}: {images:,} {'image' if images == 1 else 'images'}", fontsize=10, parse_math=False
+    )
     _save(figure, path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,16 @@ def halves(
     page = np.asarray(Image.open(folder / "page.png").convert("RGB"))
     middle = len(page) // 2
     return page[:middle], page[middle:]
+
+
+def test_names_are_no_formulas(val: LabelledSplit, tmp_path: Path) -> None:
+    """``$_$`` is none that matplotlib knows."""
+    image = val.images[0]
+    shutil.copy(val.image_uri(image), tmp_path / "$_$.jpg")
+    images = [{**image, "file_name": "$_$.jpg"}]
+    names = replace(val, categories=[{**category, "name": "$\\foo$"} for category in val.categories])
+    draw_detections(replace(names, images=images, folder=str(tmp_path)), [BOX], tmp_path / "page.png")
+    assert (tmp_path / "page.png").stat().st_size > 5000
 
 
 def test_what_was_found_is_drawn_below(val: LabelledSplit, tmp_path: Path) -> None:

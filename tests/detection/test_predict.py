@@ -49,6 +49,7 @@ def pictures(tmp_path: Path) -> Path:
 def test_results_and_drawings(
     detector: ResultDirectory, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (pictures / "bad.jpg").write_text("no image")
     file = Path(predict_images(str(detector.path), [str(pictures)], output=str(tmp_path / "out"), score=0.02))
     listed = json.loads((file.parent / "images.json").read_text())
     assert [Path(item["file_name"]).name for item in listed["images"]] == ["scene.jpg", "scene.jpg", "turned.jpg"]
@@ -73,7 +74,7 @@ def test_results_and_drawings(
     assert drawn.shape == bare.shape
     assert np.abs(bare - scene).mean() < 8
     assert np.abs(drawn - bare).max() > 50
-    assert "notes.txt: left out" in capsys.readouterr().err
+    assert "bad.jpg: left out" in capsys.readouterr().err
 
 
 def test_the_file_of_weights_will_do_and_is_found_by_the_command(
@@ -147,6 +148,29 @@ def test_what_cannot_be_predicted(
     with pytest.raises(InputError, match=r".") as caught:
         predict_images(filled.pop("weights"), filled.pop("images"), **filled)  # type: ignore[arg-type]
     assert problem in str(caught.value)
+
+
+def test_each_image_once_and_none_that_was_drawn_before(
+    detector: ResultDirectory, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Named in several ways, and with the results below the folder that is looked through."""
+    (pictures / ".hidden").mkdir()
+    Image.new("RGB", (64, 48)).save(pictures / ".hidden" / "h.jpg")
+    monkeypatch.chdir(pictures)
+    places = [".", "a/scene.jpg", "./a/scene.jpg", str(pictures / "a"), "b/../a/scene.jpg"]
+    for _ in range(2):
+        file = Path(predict_images(str(detector.path), places, output="predictions"))
+        names = [image["file_name"] for image in json.loads((file.parent / "images.json").read_text())["images"]]
+        assert names == [str(pictures / name) for name in ("a/scene.jpg", "b/scene.jpg", "turned.jpg")]
+
+
+@pytest.mark.parametrize("name", ["$_$", "\\frac{", "名" * 60, "x" * 240])
+def test_any_name_is_drawn(name: str, detector: ResultDirectory, pictures: Path, tmp_path: Path) -> None:
+    named = (pictures / "turned.jpg").rename(pictures / f"{name}.jpg")
+    file = Path(predict_images(str(detector.path), [str(named)], output=str(tmp_path / "out"), score=0.0))
+    (drawing,) = (file.parent / "drawings").iterdir()
+    assert drawing.name.startswith(f"00001-{name[:30]}")
+    assert Image.open(drawing).size == (72, 96)
 
 
 def test_an_output_that_cannot_be_written_is_said_before_the_work(

@@ -88,7 +88,11 @@ def test_the_result_holds_what_it_promises(unbroken):
     )
     assert steps[0]["learning_rate"] == pytest.approx(0.01 * 0.001)
     assert json.loads((unbroken.path / "coverage.json").read_text())["loaded"] == {}
-    json.loads((unbroken.path / "predictions.json").read_text())
+    listed = json.loads((unbroken.path / "images.json").read_text())
+    assert listed["categories"] == json.loads((unbroken.path / "categories.json").read_text())
+    found = {item["image_id"] for item in json.loads((unbroken.path / "predictions.json").read_text())}
+    assert found <= {image["id"] for image in listed["images"]}
+    assert [sorted(image) for image in listed["images"]] == [["file_name", "height", "id", "width"]] * 2
     assert not list((unbroken.path / "checkpoints").iterdir())
 
 
