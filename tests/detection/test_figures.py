@@ -38,7 +38,8 @@ def halves(
 
 def test_names_are_no_formulas(val: LabelledSplit, tmp_path: Path) -> None:
     """``$_$`` is none that matplotlib knows."""
-    image = val.images[0]
+    val = val.part({BOX["image_id"]}, "one image")
+    (image,) = val.images
     shutil.copy(val.image_uri(image), tmp_path / "$_$.jpg")
     images = [{**image, "file_name": "$_$.jpg"}]
     names = replace(val, categories=[{**category, "name": "$\\foo$"} for category in val.categories])
