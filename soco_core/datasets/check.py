@@ -6,7 +6,7 @@ from soco_core import storage
 from soco_core.config import DatasetsConfig, ImagesConfig
 from soco_core.datasets.check_pack import check_pack
 from soco_core.datasets.files import Follow, visibly
-from soco_core.datasets.findings import Rule
+from soco_core.datasets.findings import Rule, worst
 from soco_core.datasets.labels import read_folder_labels
 from soco_core.datasets.looked import (
     OTHER_CATEGORIES,
@@ -30,12 +30,16 @@ from soco_core.datasets.open_set import (
     taken,
 )
 from soco_core.datasets.published import Kind, Named, named
-from soco_core.datasets.split import LabelledSplit
+from soco_core.datasets.split import LabelledSplit, other_category, usable
 from soco_core.errors import InputError
+from soco_core.images.decode import DEFAULT_MAX_PIXELS
 from soco_core.images.image_set import open_image_set, open_source
 from soco_core.images.pack_source import read_pack_file
 from soco_core.images.sources import Mode
 
+NOTHING = Rule(
+    "error", "no object to train on", "add objects that are no crowds, with boxes of some area", "annotations"
+)
 IN_BOTH = Rule("warning", "image in both splits", "evaluate on images that were not trained on", "images")
 
 
@@ -46,6 +50,7 @@ def check(
     sample: int | None = None,
     fingerprint: Mode | None = None,
     follow: Follow = visibly,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> Report:
     """Look at a data set as a whole.
 
@@ -56,6 +61,7 @@ def check(
         sample: images to decode in each split, the same each time; None: all.
         fingerprint: also name the images of each split, by their ``sizes`` or ``contents``; a copy has the same.
         follow: goes through long lists.
+        max_pixels: an image of more pixels cannot be decoded (the recipe's `images.max_pixels`).
 
     Raises:
         InputError: there is no such name or folder, or a pack in the place of annotations; a list of images
@@ -63,7 +69,7 @@ def check(
     """
     item = None if is_place(name) else named(name)
     place = locate(item.root, config, data) if item else name
-    depth = Depth(sample, fingerprint, follow)
+    depth = Depth(sample, fingerprint, follow, max_pixels)
     report = Report(name, place, [], item.known if item else {})
     content = read_pack_file(place)
     if content is not None:
@@ -106,17 +112,23 @@ def _check_detection(
         looked.images, looked.annotations = len(split.images), len(split.annotations)
         looked.categories = len(split.categories)
         compare(looked, split.annotation_file, item)
+        # Where entries are wrong, that is what is to be corrected.
+        if part == "train" and worst(looked.findings.all()) != "error" and not _any_usable(split):
+            looked.findings.add(NOTHING, split.annotation_file, f"none of {len(split.annotations):,} annotations")
         sizes = {image["file_name"]: (image["width"], image["height"]) for image in split.images}
         look_at_images(looked, open_source(split.folder), list(sizes), depth, sizes=sizes)
     if len(opened) == 2:
         _compare_splits(report.splits[1], *opened)
 
 
+def _any_usable(split: LabelledSplit) -> bool:
+    return any(usable(item, masks=False) for item in split.annotations)
+
+
 def _compare_splits(looked: SplitReport, train: LabelledSplit, val: LabelledSplit) -> None:
-    names = [[(item["id"], item["name"]) for item in split.categories] for split in (train, val)]
-    if names[0] != names[1]:
-        odd = sorted(set(names[0]) ^ set(names[1]), key=str)[0]
-        looked.findings.add(OTHER_CATEGORIES, val.annotation_file, f"category {odd[0]} ({odd[1]}) is in one split only")
+    odd = other_category(train, val)
+    if odd:
+        looked.findings.add(OTHER_CATEGORIES, val.annotation_file, odd)
     if train.folder == val.folder:
         for name in sorted({image["file_name"] for image in train.images} & {i["file_name"] for i in val.images}):
             looked.findings.add(IN_BOTH, val.annotation_file, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from posixpath import normpath
 from typing import Any, Literal
 
 from soco_core import storage
@@ -10,15 +11,17 @@ from soco_core.datasets.files import Follow, find_images, open_root, quietly, re
 from soco_core.datasets.findings import Findings, Rule
 from soco_core.datasets.lvis import lvis_category_problems, lvis_image_name, lvis_image_problems, note_federated
 from soco_core.datasets.rules import (
+    BOXES_ALONE,
     CROWD,
     EMPTY_IMAGE,
-    FILE_NAME,
+    NO_POLYGON,
     RLE_OBJECT,
+    UNMASKED,
     Problem,
     box_problems,
     is_number,
-    is_safe_name,
     mask_problems,
+    name_problems,
     short,
 )
 from soco_core.datasets.split import LabelledSplit
@@ -30,8 +33,8 @@ IMAGE_KEYS = {
     "lvis": ("id", "width", "height", "neg_category_ids", "not_exhaustive_category_ids"),
 }
 ANNOTATION_KEYS = {
-    "coco": ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"),
-    "lvis": ("id", "image_id", "category_id", "bbox", "area", "segmentation"),
+    "coco": ("id", "image_id", "category_id", "bbox", "area", "iscrowd"),
+    "lvis": ("id", "image_id", "category_id", "bbox", "area"),
 }
 CATEGORY_KEYS = {"coco": ("id", "name"), "lvis": ("id", "name", "frequency")}
 
@@ -135,18 +138,22 @@ class _Reading:
                 name = lvis_image_name(image)
             else:
                 name = image["file_name"]
-            if not is_safe_name(name):
-                yield FILE_NAME, "file_name", f"{short(name)} is not a path inside the folder of images"
+            wrong = next(name_problems(name), None)
+            if wrong:
+                yield wrong
                 return
             assert isinstance(name, str)
+            name = normpath(name)
             if name in names:
                 yield SAME_FILE, "file_name", f"{name} is listed before"
             names.add(name)
 
         kept = self._kept("images", IMAGE_KEYS[self.kind], problems)
-        if self.kind == "lvis":
-            for image in kept:
+        for image in kept:
+            if self.kind == "lvis":
                 image["file_name"] = lvis_image_name(image)
+            # A store knows no `./1.jpg`.
+            image["file_name"] = normpath(image["file_name"])
         return kept
 
     def categories(self) -> list[dict[str, Any]]:
@@ -188,13 +195,16 @@ class _Reading:
             if image in by_id:
                 size = by_id[image]["width"], by_id[image]["height"]
                 yield from box_problems(annotation["bbox"], *size)
-                yield from mask_problems(annotation["segmentation"], *size)
+                if annotation.get("segmentation") is not None:
+                    yield from mask_problems(annotation["segmentation"], *size)
 
         kept = self._kept("annotations", ANNOTATION_KEYS[self.kind], problems)
         kept = [item for item in kept if item["image_id"] in by_id and item["category_id"] in known]
         for item in kept:
             item["iscrowd"] = int(item.get("iscrowd", 0))
             item["difficult"] = 0
+            if item.get("segmentation", ()) is None:
+                del item["segmentation"]
         return kept
 
     def declared(self, field: str) -> set[int]:
@@ -207,11 +217,20 @@ class _Reading:
         for image in images:
             if image["id"] not in filled:
                 self.findings.add(EMPTY_IMAGE, self.file, f"image of id {image['id']}, {image['file_name']}")
+        objects = [item for item in annotations if not item["iscrowd"]]
+        masked = any(item.get("segmentation") for item in objects)
+        if objects and not masked:
+            self.findings.add(BOXES_ALONE, self.file, f"{len(objects):,} objects have boxes alone")
         for item in annotations:
+            shown = f"annotation of id {item['id']}"
             if item["iscrowd"]:
-                self.findings.add(CROWD, self.file, f"annotation of id {item['id']}")
-            elif isinstance(item["segmentation"], dict):
-                self.findings.add(RLE_OBJECT, self.file, f"annotation of id {item['id']}")
+                self.findings.add(CROWD, self.file, shown)
+            elif masked and "segmentation" not in item:
+                self.findings.add(UNMASKED, self.file, shown)
+            elif masked and not item["segmentation"]:
+                self.findings.add(NO_POLYGON, self.file, f"{shown} has an empty list as its segmentation")
+            elif isinstance(item.get("segmentation"), dict):
+                self.findings.add(RLE_OBJECT, self.file, shown)
         if self.kind == "lvis":
             note_federated(self.file, images, annotations, self.findings)
 

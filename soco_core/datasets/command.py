@@ -84,8 +84,9 @@ def check_dataset(
     from soco_core.datasets.findings import worst
     from soco_core.recipes import load_recipe
 
-    config = load_recipe(recipe, overrides or ()).datasets
-    report = check(name, config, data, None if everything else sample, _mode(fingerprint))
+    config = load_recipe(recipe, overrides or ())
+    depth = None if everything else sample
+    report = check(name, config.datasets, data, depth, _mode(fingerprint), max_pixels=config.images.max_pixels)
     _show(report)
     raise typer.Exit(STATUS[worst(finding for _, finding in report.all())])
 

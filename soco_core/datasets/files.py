@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from soco_core import storage
@@ -15,6 +16,7 @@ from soco_core.errors import InputError
 from soco_core.images.trees import Tree, open_tree
 
 MISSING = Rule("error", "missing image", "add the image, or correct the annotations", "images")
+NO_FILE = Rule("error", "image that is no file", "name an image file in the annotations", "images")
 NO_FOLDER = Rule("error", "no folder of images", "put the images there, or correct the annotations", "splits")
 
 SHORT_NUMBER = 8
@@ -95,6 +97,7 @@ def image_sizes(
         follow: goes through the names.
     """
     listing = tree.sizes()
+    odd: list[str] = []
     place = storage.join(tree.root, folder) if folder else tree.root
     found: list[int | None] = []
     for name in follow("image files", names):
@@ -103,11 +106,19 @@ def image_sizes(
             size = listing.get(f"{folder}/{name}" if folder else name)
         else:
             try:
-                size = Path(place, name).stat().st_size
+                status = Path(place, name).stat()
             except OSError:
-                size = None
+                pass
+            else:
+                if S_ISREG(status.st_mode):
+                    size = status.st_size
+                else:
+                    odd.append(name)
         found.append(size)
-    missing = [name for name, size in zip(names, found, strict=True) if size is None]
+    if odd:
+        findings.add(NO_FILE, file, f"image {odd[0]} in {place} is a folder, or a pipe or device", len(odd))
+    there = set(odd)
+    missing = [name for name, size in zip(names, found, strict=True) if size is None and name not in there]
     if missing:
         text = f"image {missing[0]} is not in {place} ({len(missing)} of {len(names)} are missing)"
         findings.add(MISSING, file, text)

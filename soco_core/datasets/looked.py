@@ -19,7 +19,13 @@ COUNT = Rule("error", "number other than published", "download or unpack it agai
 CLASS_COUNT = Rule("error", "number of categories other than published", "take the published annotations", "")
 OTHER_CATEGORIES = Rule("error", "categories differ between the splits", "both must list the same", "splits")
 BAD_IMAGE = Rule("error", "image that cannot be decoded", "restore the file", "images")
-OTHER_SIZE = Rule("error", "image of another size than its annotations say", "restore the file", "images")
+OTHER_SIZE = Rule(
+    "error",
+    "image of another size than its annotations say",
+    "restore the file, or correct the width and height; images are turned upright by their EXIF first",
+    "images",
+)
+ONE_CLASS = Rule("error", "one class only", "the linear probe has nothing to tell apart; add another class", "splits")
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,8 @@ class Depth:
     """Also name the images of each split by their sizes or contents; None: do not."""
     follow: Follow
     """Goes through long lists."""
+    max_pixels: int
+    """An image of more pixels cannot be decoded."""
 
 
 @dataclass
@@ -98,6 +106,8 @@ def compare_classes(report: Report, classes: Sequence[tuple[str, ...]]) -> None:
     if len(classes) == 2 and classes[0] != classes[1]:
         odd = sorted(set(classes[0]) ^ set(classes[1]))[0]
         report.splits[1].findings.add(OTHER_CATEGORIES, report.place, f"the folder {odd} is in one split only")
+    elif len(classes) == 2 and len(classes[0]) == 1:
+        report.splits[0].findings.add(ONE_CLASS, report.place, f"all images are in {classes[0][0]}")
 
 
 def look_at_images(
@@ -135,7 +145,7 @@ def look_at_images(
         try:
             if isinstance(content, BadImageError):
                 raise content
-            height, width = decode_image(content).shape[:2]
+            height, width = decode_image(content, depth.max_pixels).shape[:2]
         except BadImageError as error:
             looked.findings.add(BAD_IMAGE, file, str(error))
             continue

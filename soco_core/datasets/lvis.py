@@ -17,7 +17,9 @@ NEGATIVE_MARKED = Rule(
 )
 UNMARKED = Rule("note", "category not all marked, and none of it is", "detections of it are ignored there", "images")
 BAD_FREQUENCY = Rule("error", "category without a frequency", "write r, c or f: APr, APc and APf need it", "categories")
-NO_URL = Rule("error", "image without coco_url", "add coco_url or file_name: train2017/NAME.jpg", "images")
+NO_URL = Rule(
+    "error", "image whose place in COCO is not told", "add coco_url or file_name: train2017/NAME.jpg", "images"
+)
 
 
 def lvis_image_name(image: dict[str, Any]) -> str | None:
@@ -46,8 +48,9 @@ def lvis_image_problems(image: dict[str, Any], categories: Set[int]) -> Iterator
     if both:
         yield BOTH_LISTS, "neg_category_ids", f"{min(both)} is in not_exhaustive_category_ids too"
     if lvis_image_name(image) is None:
-        shown = short(image.get("coco_url"))
-        yield NO_URL, "coco_url", f"{shown} does not end in train2017/NAME.jpg or val2017/NAME.jpg"
+        key = "file_name" if image.get("file_name") and not image.get("coco_url") else "coco_url"
+        shown = short(image.get(key))
+        yield NO_URL, key, f"{shown} does not end in train2017/NAME.jpg or val2017/NAME.jpg"
 
 
 def lvis_category_problems(category: dict[str, Any]) -> Iterator[Problem]:

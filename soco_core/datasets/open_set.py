@@ -11,7 +11,7 @@ from soco_core.datasets.coco import JsonFormat, read_json_split
 from soco_core.datasets.files import Follow, open_root, quietly
 from soco_core.datasets.findings import Findings
 from soco_core.datasets.published import NAMED, Kind, Named, Root, named
-from soco_core.datasets.split import LabelledDataset, LabelledSplit
+from soco_core.datasets.split import LabelledDataset, LabelledSplit, other_category
 from soco_core.datasets.subsets import take_part
 from soco_core.datasets.voc import read_voc_split
 from soco_core.errors import InputError
@@ -110,10 +110,12 @@ def open_dataset(place: str, kind: Kind, images: str = "") -> LabelledDataset:
         parts.append(read_part(place, kind, part, findings, images))
         findings.raise_first_error()
     train, val = parts
-    if [item["id"] for item in train.categories] != [item["id"] for item in val.categories]:
+    odd = other_category(train, val)
+    if odd:
+        other = train.annotation_file.rpartition("/")[2]
         raise InputError(
-            f"{val.annotation_file}: its categories are not those of {train.annotation_file.rpartition('/')[2]}; "
-            "both files must list the same category ids"
+            f"{val.annotation_file}: its categories are not those of {other}: {odd}; "
+            "both files must list the same ids and names"
         )
     return LabelledDataset(train, val)
 

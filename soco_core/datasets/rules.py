@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from numbers import Integral
 from typing import Any
 
 from soco_core.datasets.findings import Rule
@@ -22,7 +23,17 @@ NO_MASK = Rule(
 )
 RLE_SIZE = Rule("error", "RLE of another size than its image", "write size as [height, width] of the image")
 RLE_COUNTS = Rule("error", "RLE whose counts are wrong", "write the counts anew: they sum to height x width")
-NO_POLYGON = Rule("warning", "mask without a polygon", "it is not trained on; add its polygons, or remove it")
+NO_POLYGON = Rule(
+    "warning", "mask without a polygon", "detectors of masks do not train on it; add its polygons, or remove it"
+)
+UNMASKED = Rule(
+    "warning",
+    "object without a mask among some that have one",
+    "detectors of masks refuse it; write its `segmentation`",
+)
+BOXES_ALONE = Rule(
+    "note", "no object has a mask", "take a detector of boxes: retinanet, fcos or faster-rcnn-c4", "splits"
+)
 BAD_POLYGON = Rule(
     "warning",
     "polygon with an odd number of coordinates, or fewer than six",
@@ -38,6 +49,14 @@ EMPTY_IMAGE = Rule("note", "image without annotations", "it is not trained on, a
 CROWD = Rule("note", "crowd", "it is not trained on; the evaluation ignores what lies in it")
 DIFFICULT = Rule("note", "difficult object", "the evaluation ignores it")
 FILE_NAME = Rule("error", "file name that leaves the folder", "write it relative to the folder, without `..`", "images")
+LONGEST_PART, LONGEST_NAME = 255, 1024
+"""Bytes of a file's or folder's name in a file system, and of a whole name in a store."""
+NO_FILE_NAME = Rule(
+    "error",
+    "file name that no file can have",
+    f"rename the file: UTF-8, at most {LONGEST_PART} bytes between slashes and {LONGEST_NAME} in all",
+    "images",
+)
 
 Problem = tuple[Rule, str, str]
 """Rule, the field below the item (such as ``bbox``), what its value is."""
@@ -72,15 +91,16 @@ def box_problems(box: Any, width: int, height: int) -> Iterator[Problem]:
 
 
 def mask_problems(mask: Any, width: int, height: int) -> Iterator[Problem]:
-    """Yield what is wrong with a mask: polygons or RLE; the sizes are those of its image, in pixels."""
+    """Yield what is wrong with a mask: polygons or RLE; the sizes are those of its image, in pixels.
+
+    An empty list is none: detectors of boxes need no mask.
+    """
     if isinstance(mask, dict):
         yield from _rle_problems(mask, width, height)
         return
     if not isinstance(mask, list) or not all(map(_is_coordinates, mask)):
         yield NO_MASK, "segmentation", f"{short(mask)} is neither a list of polygons nor RLE"
         return
-    if not mask:
-        yield NO_POLYGON, "segmentation", "is an empty list"
     for index, polygon in enumerate(mask):
         if not is_polygon(polygon):
             yield BAD_POLYGON, f"segmentation[{index}]", f"has {len(polygon)} coordinates"
@@ -90,15 +110,36 @@ def mask_problems(mask: Any, width: int, height: int) -> Iterator[Problem]:
 
 
 def is_safe_name(name: object) -> bool:
-    """Tell whether a value is a relative path that stays in its folder."""
-    return (
-        isinstance(name, str)
-        and bool(name.strip())
-        and not name.startswith("/")
-        and "\0" not in name
-        and "\\" not in name
-        and ".." not in name.split("/")
-    )
+    """Tell whether a value is a relative path that stays in its folder, and that a file can have."""
+    return next(name_problems(name), None) is None
+
+
+def name_problems(name: object) -> Iterator[Problem]:
+    """Yield what is wrong with the name of an image file."""
+    if (
+        not isinstance(name, str)
+        or not name.strip()
+        or name.startswith("/")
+        or "\0" in name
+        or "\\" in name
+        or ".." in name.split("/")
+    ):
+        yield FILE_NAME, "file_name", f"{short(name)} is not a path inside the folder of images"
+        return
+    try:
+        parts = [len(part.encode()) for part in name.split("/")]
+    except UnicodeEncodeError:
+        yield NO_FILE_NAME, "file_name", f"{short(name)} has half of a surrogate pair, which is no character"
+        return
+    if max(parts) > LONGEST_PART or sum(parts) + len(parts) - 1 > LONGEST_NAME:
+        yield NO_FILE_NAME, "file_name", f"{short(name)} is too long"
+
+
+def is_size(value: object, height: int, width: int) -> bool:
+    """Tell whether a value is the size of an RLE, [height, width]: whole numbers, since 480.0 cannot be decoded."""
+    sides = list(value) if isinstance(value, list | tuple) else []
+    whole = all(isinstance(side, Integral) and not isinstance(side, bool) for side in sides)
+    return whole and sides == [height, width]
 
 
 def short(value: object) -> str:
@@ -112,7 +153,7 @@ def _rle_problems(mask: dict[str, Any], width: int, height: int) -> Iterator[Pro
         yield NO_MASK, "segmentation", f"an RLE has `size` and `counts`, not {short(sorted(map(str, mask)))}"
         return
     counts = mask["counts"]
-    if mask["size"] != [height, width]:
+    if not is_size(mask["size"], height, width):
         yield RLE_SIZE, "segmentation.size", f"{short(mask['size'])} is not [{height}, {width}]"
         return
     runs = _runs(counts) if isinstance(counts, str) else counts

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from soco_core import storage
 from soco_core.artifacts.fingerprint import fingerprint
+from soco_core.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Set
@@ -24,7 +25,8 @@ class LabelledSplit:
     An image has ``id`` (a whole number), ``file_name`` (relative to `folder`), ``width`` and ``height`` in pixels; in
     LVIS also ``neg_category_ids`` and ``not_exhaustive_category_ids``. An annotation has ``id``, ``image_id``,
     ``category_id``, ``bbox`` ([x, y, width, height] in pixels, 0-based, x and y at the left upper corner of the first
-    pixel), ``area``, ``iscrowd`` and ``difficult`` (0 or 1), and ``segmentation`` where there is one: VOC has none.
+    pixel), ``area``, ``iscrowd`` and ``difficult`` (0 or 1), and ``segmentation`` where there is one: VOC has none, and
+    other formats need none for detectors of boxes.
     """
 
     format: Format
@@ -95,17 +97,52 @@ class LabelledDataset:
         return fingerprint([self.train.fingerprint, self.val.fingerprint])
 
 
-def usable(annotation: dict[str, Any]) -> bool:
-    """Tell whether an annotation can be trained on: no crowd, with an area and, where there are masks, a mask.
+def usable(annotation: dict[str, Any], masks: bool) -> bool:
+    """Tell whether an annotation can be trained on: no crowd, with an area and, for detectors of masks, a mask.
 
-    So does detectron2, which also trains on VOC's difficult objects.
+    So does detectron2, which also trains on VOC's difficult objects. As there, an object without a mask serves
+    detectors of boxes, and one that has polygons, of which none is valid, serves nobody.
+
+    Args:
+        annotation: one of a :class:`LabelledSplit`.
+        masks: whether the detector learns masks.
     """
     if annotation["iscrowd"] or annotation["bbox"][2] <= 0 or annotation["bbox"][3] <= 0:
         return False
-    if "segmentation" not in annotation:
-        return True
-    segmentation = annotation["segmentation"]
+    segmentation = annotation.get("segmentation")
+    if not segmentation:
+        return not masks
     return isinstance(segmentation, dict) or any(is_polygon(item) for item in segmentation)
+
+
+def trainable_images(split: LabelledSplit, masks: bool) -> list[int]:
+    """Return the positions of the images that have something to learn (:func:`usable`).
+
+    Raises:
+        InputError: there is none.
+    """
+    found = [
+        position
+        for position, image in enumerate(split.images)
+        if any(usable(item, masks) for item in split.annotations_of[image["id"]])
+    ]
+    if not found:
+        raise InputError(
+            f"{split.annotation_file}: no image has an annotation to train on; add objects that are no crowds, with "
+            "boxes of some area"
+        )
+    return found
+
+
+def other_category(train: LabelledSplit, val: LabelledSplit) -> str:
+    """Tell the first category, by its id, that two splits do not have alike; empty: they have the same."""
+    here, there = ({item["id"]: item["name"] for item in split.categories} for split in (train, val))
+    for number in sorted(here.keys() | there.keys()):
+        if number not in here or number not in there:
+            return f"category {number} ({here.get(number, there.get(number))!r}) is in one split only"
+        if here[number] != there[number]:
+            return f"category {number} is {there[number]!r}, and {here[number]!r} in the training split"
+    return ""
 
 
 def polygons(annotation: dict[str, Any]) -> list[np.ndarray]:

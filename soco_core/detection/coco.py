@@ -9,7 +9,7 @@ from soco_core.benchmarks.table import find_benchmark
 from soco_core.config import Recipe
 from soco_core.datasets.open_set import check_list, images_of_lvis, is_place, kind_of, open_dataset, open_named
 from soco_core.datasets.published import NAMED
-from soco_core.datasets.split import LabelledDataset
+from soco_core.datasets.split import LabelledDataset, LabelledSplit, trainable_images
 from soco_core.errors import InputError
 from soco_core.storage import exists, is_s3, join
 
@@ -41,9 +41,18 @@ def open_finetuning_data(coco: str, recipe: Recipe, data: str | None = None) -> 
 
     Raises:
         InputError: there is no such data set, or it is not what it should be; the benchmark is not one of the paper's
-            and `coco` is empty; the detector needs masks, and the data set has none; ``datasets.image_ids`` is given,
-            and the data set takes no list.
+            and `coco` is empty; the detector needs masks, and the data set has none; there is nothing to train on;
+            ``datasets.image_ids`` is given, and the data set takes no list.
     """
+    opened = _open(coco, recipe, data)
+    if recipe.finetune.has_masks:
+        for split in (opened.train, opened.val):
+            _check_masks(split, recipe.finetune.detector)
+    trainable_images(opened.train, recipe.finetune.has_masks)
+    return opened
+
+
+def _open(coco: str, recipe: Recipe, data: str | None) -> LabelledDataset:
     name = coco or data_of_benchmark(recipe)
     place = is_s3(name) or (is_place(name) and Path(name).is_dir())
     if place:
@@ -67,6 +76,23 @@ def open_finetuning_data(coco: str, recipe: Recipe, data: str | None = None) -> 
             return open_dataset(name, "coco")
         case _:
             return open_coco(name)
+
+
+def _check_masks(split: LabelledSplit, detector: str) -> None:
+    objects = [item for item in split.annotations if not item["iscrowd"]]
+    if objects and not any(item.get("segmentation") for item in objects):
+        raise InputError(
+            f"{split.annotation_file}: no object has a mask (`segmentation`) to train {detector} on; choose a detector "
+            "of boxes: --set finetune.detector=retinanet, fcos or faster-rcnn-c4"
+        )
+    # Crowds too: the evaluation ignores what lies in their masks.
+    bare = [item["id"] for item in split.annotations if "segmentation" not in item]
+    if bare:
+        raise InputError(
+            f"{split.annotation_file}: annotation of id {bare[0]} has no 'segmentation' for {detector} ({len(bare)} of "
+            f"{len(split.annotations)} have none); add it, or choose a detector of boxes: "
+            "--set finetune.detector=retinanet, fcos or faster-rcnn-c4"
+        )
 
 
 def data_of_benchmark(recipe: Recipe) -> str:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Generator
 from functools import partial
 from itertools import islice
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from soco_core.config import Recipe
-from soco_core.datasets.split import LabelledSplit, polygons, usable
+from soco_core.datasets.split import LabelledSplit, polygons, trainable_images, usable
 from soco_core.detection.masks import Mask, decode_rle
 from soco_core.detection.sampling import image_batches
 from soco_core.engine.distributed import Processes
 from soco_core.engine.processes import start_loader_worker
 from soco_core.errors import InputError
-from soco_core.images.decode import BadImageError, decode_image
+from soco_core.images.decode import DEFAULT_MAX_PIXELS, BadImageError, decode_image
 from soco_core.storage import read_bytes
 
 FLIP_PROBABILITY = 0.5
@@ -40,6 +41,7 @@ class TrainingImages(Dataset[tuple[Tensor, dict[str, Any]]]):
         self.split = split
         self.settings = recipe.finetune
         self.seed = recipe.seed
+        self.max_pixels = recipe.images.max_pixels
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, dict[str, Any]]:
         position, step, place = draw
@@ -48,11 +50,12 @@ class TrainingImages(Dataset[tuple[Tensor, dict[str, Any]]]):
         short_side = int(generator.choice(self.settings.train_sizes))
         flip = bool(generator.random() < FLIP_PROBABILITY)
         record = self.split.images[position]
-        pixels = read_image(self.split, record)
-        annotations = [item for item in self.split.annotations_of[record["id"]] if usable(item)]
+        pixels = read_image(self.split, record, self.max_pixels)
+        masks = self.settings.has_masks
+        annotations = [item for item in self.split.annotations_of[record["id"]] if usable(item, masks)]
         original = (record["height"], record["width"])
         height, width = resized_size(*original, short_side, self.settings.max_size)
-        target = _target(annotations, self.split.class_of, original, (height, width), flip, self.settings.has_masks)
+        target = _target(annotations, self.split.class_of, original, (height, width), flip, masks)
         pixels = resize(pixels, height, width)
         if flip:
             pixels = pixels[:, ::-1]
@@ -66,13 +69,14 @@ class EvaluationImages(Dataset[tuple[Tensor, int]]):
     def __init__(self, split: LabelledSplit, recipe: Recipe) -> None:
         self.split = split
         self.settings = recipe.finetune
+        self.max_pixels = recipe.images.max_pixels
 
     def __len__(self) -> int:
         return len(self.split.images)
 
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
         record = self.split.images[position]
-        pixels = read_image(self.split, record)
+        pixels = read_image(self.split, record, self.max_pixels)
         size = resized_size(record["height"], record["width"], self.settings.test_size, self.settings.max_size)
         return _to_tensor(resize(pixels, *size)), position
 
@@ -87,9 +91,10 @@ def training_batches(
     Raises:
         InputError: there is nothing to train on, or an image cannot be read.
     """
-    trainable = trainable_images(split)
     settings = recipe.finetune
-    batches = image_batches(split, trainable, settings.batch_size, recipe.seed, settings.repeat_threshold)
+    masks = settings.has_masks
+    trainable = trainable_images(split, masks)
+    batches = image_batches(split, trainable, settings.batch_size, recipe.seed, settings.repeat_threshold, masks)
     # The order is replayed from its beginning: cheap, and what came before an interruption cannot change it.
     draws = (
         [(position, step, place) for place, position in enumerate(batch)][processes.rank :: processes.count]
@@ -120,48 +125,47 @@ def evaluation_batches(
     yield from loader
 
 
-def trainable_images(split: LabelledSplit) -> list[int]:
-    """Return the positions of the images that have something to learn.
-
-    Raises:
-        InputError: there is none.
-    """
-    found = [
-        position
-        for position, image in enumerate(split.images)
-        if any(usable(item) for item in split.annotations_of[image["id"]])
-    ]
-    if not found:
-        raise InputError(f"{split.annotation_file}: no image has an annotation to train on")
-    return found
-
-
-def read_image(split: LabelledSplit, record: dict[str, Any]) -> NDArray[np.uint8]:
+def read_image(split: LabelledSplit, record: dict[str, Any], max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
     """Return an image, upright RGB uint8 [H, W, 3].
+
+    Args:
+        split: holds the image.
+        record: the image's.
+        max_pixels: an image of more pixels is refused (the recipe's `images.max_pixels`).
 
     Raises:
         InputError: it cannot be read or decoded, or its size is not the annotation file's.
     """
     path = split.image_uri(record)
     try:
-        pixels = decode_image(read_bytes(path))
+        pixels = decode_image(read_bytes(path), max_pixels)
     except BadImageError as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
+        large = record["width"] * record["height"] > max_pixels
+        remedy = "raise images.max_pixels, or scale the image down" if large else "restore the file"
+        raise InputError(f"{path}: cannot be read ({error}); {remedy}") from error
     height, width = pixels.shape[:2]
     if (width, height) != (record["width"], record["height"]):
         raise InputError(
-            f"{path}: is {width}x{height} pixels, but {split.annotation_file.rpartition('/')[2]} says "
-            f"{record['width']}x{record['height']}"
+            f"{path}: is {width}x{height} pixels, but {_annotated_in(split, record)} says "
+            f"{record['width']}x{record['height']}; correct its width and height; images are turned upright by their "
+            "EXIF first"
         )
     return pixels
 
 
+def _annotated_in(split: LabelledSplit, record: dict[str, Any]) -> str:
+    """Return the file that says an image's size; VOC has one for each image."""
+    if split.format == "voc":
+        return f"Annotations/{PurePosixPath(record['file_name']).stem}.xml"
+    return split.annotation_file.rpartition("/")[2]
+
+
 def resized_size(height: int, width: int, short_side: int, max_size: int) -> tuple[int, int]:
-    """Return (height, width) after the short side became `short_side`, the long one at most `max_size`."""
+    """Return (height, width) after the short side became `short_side`, the long one at most `max_size`; 1 at least."""
     scale = short_side / min(height, width)
     if max(height, width) * scale > max_size:
         scale = max_size / max(height, width)
-    return int(height * scale + 0.5), int(width * scale + 0.5)
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
 def resize(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

@@ -13,7 +13,12 @@ from soco_core.datasets.split import LabelledSplit, usable
 
 
 def image_batches(
-    split: LabelledSplit, trainable: list[int], batch_size: int, seed: int, repeat_threshold: float = 0.0
+    split: LabelledSplit,
+    trainable: list[int],
+    batch_size: int,
+    seed: int,
+    repeat_threshold: float = 0.0,
+    masks: bool = False,
 ) -> Iterator[list[int]]:
     """Yield batches of positions in the split without end; a pure function of its arguments.
 
@@ -25,8 +30,9 @@ def image_batches(
         batch_size: images in a step, over all processes.
         seed: of the order.
         repeat_threshold: share of the images below which a category's images are repeated; 0: none is.
+        masks: whether objects without a mask count for nothing, as in `trainable`.
     """
-    factors = repeat_factors(split, trainable, repeat_threshold) if repeat_threshold else None
+    factors = repeat_factors(split, trainable, repeat_threshold, masks) if repeat_threshold else None
     waiting: dict[bool, list[int]] = {False: [], True: []}
     epoch = 0
     while True:
@@ -45,14 +51,16 @@ def image_batches(
         epoch += 1
 
 
-def repeat_factors(split: LabelledSplit, trainable: list[int], threshold: float) -> NDArray[np.float64]:
+def repeat_factors(
+    split: LabelledSplit, trainable: list[int], threshold: float, masks: bool = False
+) -> NDArray[np.float64]:
     """Return how often each trainable image is seen in an epoch on average, [images], at least 1.
 
     A category that a share f of the images has gets max(1, sqrt(threshold / f)); an image gets the largest factor of
     its categories (Gupta et al., LVIS, 2019; detectron2's ``RepeatFactorTrainingSampler``).
     """
     held = [
-        {item["category_id"] for item in split.annotations_of[split.images[position]["id"]] if usable(item)}
+        {item["category_id"] for item in split.annotations_of[split.images[position]["id"]] if usable(item, masks)}
         for position in trainable
     ]
     images_with = Counter(category for categories in held for category in categories)

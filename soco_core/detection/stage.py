@@ -10,7 +10,7 @@ from soco_core.artifacts.result import ResultDirectory, locate
 from soco_core.artifacts.stage import complete, other_precision
 from soco_core.config import Recipe
 from soco_core.console import say
-from soco_core.datasets.split import LabelledDataset
+from soco_core.datasets.split import LabelledDataset, trainable_images
 from soco_core.detection.coco import open_finetuning_data
 from soco_core.detection.engines import engine_export, resolve_engine
 from soco_core.engine.distributed import Processes
@@ -142,7 +142,6 @@ def _write(
 
     from safetensors.torch import save
 
-    from soco_core.detection.data import trainable_images
     from soco_core.detection.figures import draw_detections
     from soco_core.evaluation.evaluator import evaluate
     from soco_core.storage import write_bytes, write_text
@@ -160,7 +159,7 @@ def _write(
         benchmark=settings.benchmark,
         method=row,
         metrics=evaluation.columns,
-        train_images=len(trainable_images(data.train)),
+        train_images=len(trainable_images(data.train, settings.has_masks)),
         val_images=len(data.val.images),
         iterations=settings.iterations,
         batch_size=settings.batch_size,

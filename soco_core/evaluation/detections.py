@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from soco_core.datasets.rules import short
+from soco_core.datasets.rules import is_size, short
 from soco_core.datasets.split import LabelledSplit
 from soco_core.errors import InputError
 
@@ -88,7 +88,7 @@ def _numbers(values: list[Any]) -> np.ndarray:
 def _is_mask(mask: Any, size: list[int]) -> bool:
     if not isinstance(mask, dict) or not isinstance(mask.get("counts"), str | bytes):
         return False
-    return list(mask.get("size") or ()) == size
+    return is_size(mask.get("size"), *size)
 
 
 def _checksum(mask: dict[str, Any]) -> int:

@@ -35,6 +35,16 @@ def drop(part: str, index: int, key: str) -> Callable[[JsonSet], None]:
     return apply
 
 
+def folder_for_an_image(data: JsonSet) -> None:
+    data.train["images"][1]["file_name"] = "sub"
+    (data.root / "train2017" / "sub").mkdir()
+
+
+def bare_file_name(data: JsonSet) -> None:
+    del data.train["images"][0]["coco_url"]
+    data.train["images"][0]["file_name"] = "1.jpg"
+
+
 def rle(counts: Any, size: Any = (HEIGHT, WIDTH)) -> dict[str, Any]:
     return {"size": list(size), "counts": counts}
 
@@ -70,16 +80,29 @@ BROKEN_JSON = [
     ("infinity in a polygon", spoil("annotations", 0, "segmentation", [[1, 2, 3, 4, 5, 1e999]]), ["[0].segmentation"]),
     ("RLE without counts", spoil("annotations", 0, "segmentation", {"size": [30, 40]}), ["[0].segmentation", "size"]),
     ("RLE of another size", spoil("annotations", 0, "segmentation", rle([1200], (40, 30))), ["segmentation.size"]),
+    (
+        "RLE of a size with a point",
+        spoil("annotations", 0, "segmentation", rle([1200], (30.0, 40.0))),
+        ["[30.0, 40.0]"],
+    ),
+    ("RLE of a size that is a number", spoil("annotations", 0, "segmentation", {"size": 30, "counts": []}), [".size"]),
     ("RLE that is too short", spoil("annotations", 0, "segmentation", rle([0, 99])), ["segmentation.counts", "99"]),
     ("RLE of damaged text", spoil("annotations", 0, "segmentation", rle("0o")), ["segmentation.counts"]),
 ]
 COCO_ONLY = [
     ("iscrowd 2", spoil("annotations", 0, "iscrowd", 2), ["annotations[0].iscrowd (id 1)", "2"]),
-    ("no mask", drop("annotations", 0, "segmentation"), ["annotations[0] (id 1)", "'segmentation'"]),
     ("a way out of the folder", spoil("images", 0, "file_name", "../1.jpg"), ["images[0].file_name", "'../1.jpg'"]),
     ("an absolute file", spoil("images", 0, "file_name", "/etc/passwd"), ["images[0].file_name", "/etc/passwd"]),
     ("a file that is a number", spoil("images", 0, "file_name", 1), ["images[0].file_name"]),
     ("a file with a null", spoil("images", 0, "file_name", "a\0b"), ["images[0].file_name"]),
+    (
+        "a name of 300 characters",
+        spoil("images", 0, "file_name", "x" * 300),
+        ["images[0].file_name (id 1)", "too long"],
+    ),
+    ("a name of 128 deep folders", spoil("images", 0, "file_name", "1234567/" * 128 + "x"), [".file_name", "too long"]),
+    ("half a surrogate pair", spoil("images", 0, "file_name", "a\ud800.jpg"), ["images[0].file_name (id 1)", "ud800"]),
+    ("a folder for an image", folder_for_an_image, ["image sub in", "is a folder"]),
     ("a file that is not there", spoil("images", 1, "file_name", "x.jpg"), ["x.jpg", "1 of 2 are missing"]),
 ]
 LVIS_ONLY = [
@@ -88,6 +111,7 @@ LVIS_ONLY = [
     ("an unknown absence", spoil("images", 0, "neg_category_ids", [5]), ["images[0].neg_category_ids", "5"]),
     ("names for ids", spoil("images", 1, "not_exhaustive_category_ids", ["cat"]), ["not_exhaustive_category_ids"]),
     ("no URL", drop("images", 0, "coco_url"), ["images[0].coco_url"]),
+    ("a bare file name", bare_file_name, ["images[0].file_name (id 1)", "'1.jpg' does not end in"]),
     ("a URL of nothing", spoil("images", 0, "coco_url", "1.jpg"), ["images[0].coco_url", "'1.jpg'"]),
     ("a URL that leads out", spoil("images", 0, "coco_url", "http://x/../1.jpg"), ["images[0].file_name"]),
     ("an unknown frequency", spoil("categories", 0, "frequency", "rare"), ["categories[0].frequency", "'rare'"]),

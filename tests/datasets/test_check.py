@@ -25,6 +25,7 @@ from soco_core.datasets.rules import (
     OUTSIDE,
     POLYGON_OUTSIDE,
     RLE_COUNTS,
+    RLE_SIZE,
     box_problems,
     is_safe_name,
     mask_problems,
@@ -83,8 +84,10 @@ def test_every_kind_of_warning_and_note(json_set):
         annotation(7, 1, 7, [5, 5, 3, 3], segmentation={"size": [30, 40], "counts": [0, 1200]}),
         annotation(8, 1, 7, [5, 5, 3, 3], segmentation=[[1, 2, 3, 4, 5, 6], [41, 2, 44, 2, 44, 9]]),
     ]
+    del coco.train["annotations"][1]["segmentation"]
     assert found(coco.write()) == {
         "image file listed twice": ("warning", 1),
+        "object without a mask among some that have one": ("warning", 1),
         "polygon with an odd number of coordinates, or fewer than six": ("warning", 2),
         "polygon outside its image": ("warning", 1),
         "mask without a polygon": ("warning", 1),
@@ -93,6 +96,55 @@ def test_every_kind_of_warning_and_note(json_set):
         "crowd": ("note", 1),
         "mask as RLE of an object that is no crowd": ("note", 1),
     }
+
+
+@pytest.mark.parametrize("change", [lambda item: item.pop("segmentation"), lambda item: item.update(segmentation=None)])
+def test_objects_without_masks_alone_are_a_note(json_set, change):
+    coco = json_set("coco")
+    for item in (*coco.train["annotations"], *coco.val["annotations"]):
+        change(item)
+    assert found(coco.write()) == {"no object has a mask": ("note", 2)}
+    assert run(str(coco.root)).exit_code == 0
+    for item in (*coco.train["annotations"], *coco.val["annotations"]):
+        item["segmentation"] = []
+    assert found(coco.write()) == {"no object has a mask": ("note", 2)}
+
+
+def test_nothing_to_train_on_is_an_error(json_set, voc_set):
+    coco = json_set("coco")
+    coco.train["annotations"][0]["iscrowd"] = 1
+    coco.train["annotations"][1]["bbox"][2] = 0
+    assert found(coco.write())["no object to train on"] == ("error", 1)
+    done = run(str(coco.root))
+    assert done.exit_code == 2
+    assert "instances_train2017.json: none of 2 annotations; add objects that are no crowds" in done.stdout
+    coco.val["annotations"] = []  # only a note: there is nothing to find
+    coco.train["annotations"][0]["iscrowd"] = 0
+    assert "no object to train on" not in found(coco.write())
+    for path in voc_set.root.rglob("*.xml"):
+        path.write_text(voc_file())
+    assert found(str(voc_set.root))["no object to train on"] == ("error", 1)
+
+
+def test_one_name_for_one_category(json_set):
+    coco = json_set("coco")
+    coco.val["categories"][0]["name"] = "kitten"
+    assert found(coco.write()) == {"categories differ between the splits": ("error", 1)}
+    assert "category 7 is 'kitten', and 'cat' in the training split" in run(str(coco.root)).stdout
+
+
+def test_one_image_under_two_names_is_listed_twice(json_set):
+    coco = json_set("coco")
+    coco.train["images"][1]["file_name"] = "./000000000001.jpg"
+    assert found(coco.write()) == {"image file listed twice": ("warning", 1)}
+
+
+def test_the_recipe_s_limit_of_pixels_holds(json_set):
+    coco = json_set("coco")
+    assert found(coco.write(), max_pixels=WIDTH * HEIGHT) == {}
+    done = run(str(coco.root), "--set", f"images.max_pixels={WIDTH * HEIGHT - 1}")
+    assert done.exit_code == 2
+    assert f"more than the limit of {WIDTH * HEIGHT - 1} pixels" in done.stdout
 
 
 def test_federated_lists_that_contradict_the_annotations(json_set):
@@ -165,6 +217,12 @@ def test_sets_for_pretraining_and_for_the_probe(tmp_path: Path):
         "categories differ between the splits": ("error", 1),
         "image outside the folders of classes": ("warning", 1),
     }
+    shutil.rmtree(tmp_path / "train" / "b")
+    assert found(str(tmp_path))["one class only"] == ("error", 1)
+    picture(tmp_path / "train" / "b" / "2.png")
+    picture(tmp_path / "val" / "b" / "2.png")
+    assert found(str(tmp_path)) == {"image outside the folders of classes": ("warning", 1)}
+    shutil.rmtree(tmp_path / "val" / "b")
     done = run("imagenet", "--data", str(tmp_path))
     assert "2 images instead of 1,281,167" in done.stdout
     assert "2 instead of 1,000" in done.stdout
@@ -299,6 +357,12 @@ def test_compressed_rle_of_pycocotools_passes_and_a_cut_one_does_not(seed, heigh
     assert [rule for rule, _, _ in mask_problems({**mask, "counts": counts[:-1]}, width, height)] == [RLE_COUNTS]
 
 
-@pytest.mark.parametrize("name", ["a.jpg", "b/a.jpg", "a..jpg", ".hidden.jpg"])
+def test_a_truth_value_is_no_side_of_a_mask():
+    for size in ([True, True], [1, True], [1.0, 1], "11"):
+        assert [rule for rule, _, _ in mask_problems({"size": size, "counts": [1]}, 1, 1)] == [RLE_SIZE]
+    assert list(mask_problems({"size": [1, 1], "counts": [1]}, 1, 1)) == []
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "b/a.jpg", "a..jpg", ".hidden.jpg", "./a.jpg", f"{'a' * 255}/猫.jpg"])
 def test_names_inside_the_folder(name):
     assert is_safe_name(name)

@@ -35,7 +35,8 @@ def test_voc_boxes_become_zero_based_and_both_years_are_read(voc_set):
     assert [item["area"] for item in data.train.annotations] == [200, 200, 1200, 197.5]
     names = {item["id"]: item["name"] for item in data.train.categories}
     assert [names[item["category_id"]] for item in data.train.annotations] == ["cat", "dog", "bird", "sofa"]
-    assert all(usable(item) for item in data.train.annotations)
+    assert all(usable(item, masks=False) for item in data.train.annotations)
+    assert not any(usable(item, masks=True) for item in data.train.annotations)
 
 
 def test_a_voc_part_is_no_object(voc_set):
@@ -195,8 +196,32 @@ def test_the_fingerprint_follows_a_voc_file(voc_set):
 def test_no_category_may_be_missing_in_one_split(json_set):
     coco = json_set("coco")
     coco.val["categories"].pop()
-    with pytest.raises(InputError, match="its categories are not those of instances_train2017"):
+    with pytest.raises(
+        InputError, match=r"those of instances_train2017\.json: category 9 \('cow'\) is in one split only"
+    ):
         open_dataset(coco.write(), "coco")
+
+
+@pytest.mark.parametrize("kind", ["coco", "lvis"])
+def test_a_category_has_one_name_in_both_splits(json_set, kind):
+    data = json_set(kind)
+    for category, name in zip(data.val["categories"], ("dog", "cat", "cow"), strict=True):
+        category["name"] = name
+    with pytest.raises(InputError) as caught:
+        open_dataset(data.write(), kind)
+    assert "category 3 is 'cat', and 'dog' in the training split; both files must list the same ids" in str(
+        caught.value
+    )
+    assert str(caught.value).startswith(str(data.file("val")))
+
+
+def test_a_name_with_dots_is_the_file_s_plain_one(json_set):
+    coco = json_set("coco")
+    plain = open_dataset(coco.write(), "coco")
+    coco.train["images"][0]["file_name"] = "./000000000001.jpg"
+    dotted = open_dataset(coco.write(), "coco")
+    assert dotted.train.images == plain.train.images
+    assert dotted.train.image_uri(dotted.train.images[0]) == plain.train.image_uri(plain.train.images[0])
 
 
 def test_a_byte_order_mark_is_skipped(json_set):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from soco_core.datasets.split import polygons, usable
+from soco_core.datasets.split import polygons, trainable_images, usable
 from soco_core.detection.coco import open_coco, open_finetuning_data
 from soco_core.errors import InputError
 from soco_core.recipes import parse_recipe
@@ -76,7 +76,6 @@ def drop(part, index, key):
         (spoil("annotations", 0, "image_id", 55), ["annotations[0].image_id", "55"]),
         (spoil("annotations", 0, "segmentation", 5), ["annotations[0].segmentation"]),
         (spoil("annotations", 1, "id", 1), ["annotations[1].id", "1 appears twice"]),
-        (drop("annotations", 1, "segmentation"), ["annotations[1]", "'segmentation'"]),
         (drop("images", 0, "width"), ["images[0]", "'width'"]),
         (spoil("images", 0, "height", 0), ["images[0].height", "0 is not"]),
         (lambda folder: folder.train.pop("categories"), ["'categories'"]),
@@ -146,9 +145,56 @@ def test_coco_s_own_quirks_pass(coco_folder):
     ]
     coco_folder.train["images"].append({"id": 3, "file_name": "3.png", "width": 8, "height": 8})
     data = open_coco(coco_folder.write())
-    assert [usable(item) for item in data.train.annotations_of[1]] == [True, False, True, False, False, True]
+    assert [usable(item, True) for item in data.train.annotations_of[1]] == [True, False, True, False, False, True]
     assert data.train.annotations_of[3] == []
     assert [len(item) for item in polygons(data.train.annotations[0])] == [8]
+
+
+BARE = [lambda item: item.pop("segmentation"), lambda item: item.update(segmentation=[])]
+
+
+@pytest.mark.parametrize("strip", BARE)
+@pytest.mark.parametrize("detector", ["retinanet", "fcos", "faster-rcnn-c4", "mask-rcnn-fpn", "mask-rcnn-c4"])
+def test_only_a_detector_of_masks_needs_masks(coco_folder, strip, detector):
+    for item in (*coco_folder.train["annotations"], *coco_folder.val["annotations"]):
+        strip(item)
+    place, recipe = coco_folder.write(), parse_recipe(f"finetune: {{detector: {detector}}}")
+    if not recipe.finetune.has_masks:
+        data = open_finetuning_data(place, recipe)
+        assert all(usable(item, masks=False) for item in data.train.annotations)
+        return
+    with pytest.raises(
+        InputError, match=rf"instances_train\.json: no object has a mask .* {detector} on; .*=retinanet, fcos"
+    ):
+        open_finetuning_data(place, recipe)
+
+
+def test_detectors_of_masks_name_the_object_that_lacks_one(coco_folder):
+    masks, boxes = (parse_recipe(f"finetune: {{detector: {name}}}") for name in ("mask-rcnn-fpn", "fcos"))
+    coco_folder.train["annotations"][1]["segmentation"] = []
+    place = coco_folder.write()
+    trainable = [trainable_images(open_finetuning_data(place, r).train, r.finetune.has_masks) for r in (masks, boxes)]
+    assert trainable == [[0], [0, 1]]
+    del coco_folder.val["annotations"][1]["segmentation"]
+    with pytest.raises(
+        InputError, match=r"instances_val\.json: annotation of id 2 has no 'segmentation' .*1 of 2 have none"
+    ):
+        open_finetuning_data(coco_folder.write(), masks)
+    assert len(open_finetuning_data(place, boxes).val.annotations) == 2
+
+
+def test_an_object_whose_polygons_are_all_wrong_serves_nobody_as_in_detectron2(coco_folder):
+    wrong = coco_folder.square(3, 1, 7, [10, 10, 5, 5], segmentation=[[1, 2, 3, 4]])
+    assert not usable(wrong, masks=False)
+    assert usable({**wrong, "segmentation": [[1, 2, 3, 4], [1, 2, 3, 4, 5, 6]]}, masks=True)
+
+
+def test_nothing_to_train_on_is_said_when_the_data_are_opened(coco_folder):
+    for item in coco_folder.train["annotations"]:
+        item["bbox"][3] = 0
+    recipe = parse_recipe("finetune: {detector: fcos}")
+    with pytest.raises(InputError, match=r"instances_train\.json: no image has an annotation to train on; add objects"):
+        open_finetuning_data(coco_folder.write(), recipe)
 
 
 def test_a_name_is_the_data_set_and_a_folder_called_so_is_meant_by_its_path(tmp_path, coco_folder, monkeypatch):

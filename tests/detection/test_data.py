@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from soco_core.detection import data as module
+from soco_core.datasets.split import trainable_images
 from soco_core.detection.coco import open_coco
 from soco_core.detection.data import (
     TrainingImages,
@@ -38,6 +38,8 @@ def recipe(sizes: str = "[60]", batch: int = 2, seed: int = 0, workers: int = 0)
         ((640, 480), 800, 1333, (1067, 800)),
         ((300, 900), 800, 1333, (444, 1333)),
         ((500, 500), 640, 1333, (640, 640)),
+        ((1, 3000), 800, 1333, (1, 1333)),
+        ((3000, 1), 800, 1333, (1333, 1)),
     ],
 )
 def test_sizes_as_detectron2_s_resize_shortest_edge(size, short, longest, wanted):
@@ -46,7 +48,7 @@ def test_sizes_as_detectron2_s_resize_shortest_edge(size, short, longest, wanted
 
 def draws(flip: bool):
     """A step in which the first image is, or is not, flipped."""
-    return next(step for step in range(50) if _flips(np.random.default_rng((0, step, 0))) == flip)
+    return next(step for step in range(50) if _flips(np.random.default_rng((0, step, 1))) == flip)
 
 
 def _flips(generator) -> bool:
@@ -88,9 +90,10 @@ def test_detectors_without_masks_get_none_and_need_none(coco_folder, detector):
     bare = replace(
         whole, annotations=[{k: v for k, v in item.items() if k != "segmentation"} for item in whole.annotations]
     )
+    empty = replace(whole, annotations=[{**item, "segmentation": []} for item in whole.annotations])
     settings = recipe().finetune.model_copy(update={"detector": detector})
     chosen = recipe().model_copy(update={"finetune": settings})
-    for split in (whole, bare):
+    for split in (whole, bare, empty):
         _, target = TrainingImages(split, chosen)[(0, draws(True), 0)]
         assert target["boxes"].tolist() == [[30, 12, 70, 32]]
         assert target["labels"].tolist() == [2]
@@ -108,11 +111,38 @@ def test_a_file_of_another_size_or_unreadable_is_named(coco_folder):
     place = coco_folder.write()
     Image.new("L", (41, 30)).save(coco_folder.root / "images" / "1.png")
     split = open_coco(place).train
-    with pytest.raises(InputError, match=r"1\.png: is 41x30 pixels, but instances_train\.json says 40x30"):
+    said = r"1\.png: is 41x30 pixels, but instances_train\.json says 40x30; correct its width and height; .* EXIF first"
+    with pytest.raises(InputError, match=said):
         read_image(split, split.images[0])
     (coco_folder.root / "images" / "1.png").write_bytes(b"no image")
-    with pytest.raises(InputError, match=r"1\.png: cannot be read"):
+    with pytest.raises(
+        InputError, match=r"1\.png: cannot be read \(not an image in a known format\); restore the file"
+    ):
         read_image(split, split.images[0])
+
+
+def test_the_file_that_says_the_size_of_a_voc_image_is_its_xml(coco_folder):
+    coco_folder.write()
+    Image.new("L", (41, 30)).save(coco_folder.root / "images" / "1.png")
+    lists = f"{coco_folder.root}/ImageSets/Main/trainval.txt"
+    split = replace(open_coco(str(coco_folder.root)).train, format="voc", annotation_file=lists)
+    with pytest.raises(InputError, match=r"is 41x30 pixels, but Annotations/1\.xml says 40x30"):
+        read_image(split, split.images[0])
+
+
+@pytest.mark.parametrize("limit", [1199, 1200])
+def test_the_recipe_s_limit_of_pixels_holds_in_training_and_evaluation(coco_folder, limit):
+    data = open_coco(coco_folder.write())
+    limited = recipe().model_copy(update={"images": recipe().images.model_copy(update={"max_pixels": limit})})
+    for read in (
+        lambda: TrainingImages(data.train, limited)[(0, 0, 0)],
+        lambda: next(evaluation_batches(data.val, limited, range(2))),
+    ):
+        if limit == 1200:
+            read()
+            continue
+        with pytest.raises(InputError, match=r"limit of 1199 pixels\); raise images\.max_pixels, or scale"):
+            read()
 
 
 def test_grayscale_becomes_rgb_and_exif_is_applied(coco_folder):
@@ -164,10 +194,10 @@ def test_images_without_anything_to_learn_are_left_out(coco_folder):
     coco_folder.train["annotations"][0]["iscrowd"] = 1
     coco_folder.train["annotations"][0]["segmentation"] = {"size": [30, 40], "counts": [0, 1200]}
     split = open_coco(coco_folder.write()).train
-    assert module.trainable_images(split) == [1]
+    assert trainable_images(split, masks=True) == [1]
     coco_folder.train["annotations"].pop()
     with pytest.raises(InputError, match="no image has an annotation to train on"):
-        module.trainable_images(open_coco(coco_folder.write()).train)
+        trainable_images(open_coco(coco_folder.write()).train, masks=False)
 
 
 def test_every_evaluated_image_comes_once_in_order(coco_folder):

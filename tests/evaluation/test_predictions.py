@@ -42,6 +42,8 @@ def split_of(kind, objects=((10, 1, LEFT), (20, 2, RIGHT))):
         ({"segmentation": [[0, 0, 5, 0, 5, 5]]}, "predictions[1].segmentation: is not compressed RLE of the image's"),
         ({"segmentation": {"size": [120, 100], "counts": b"0"}}, "predictions[1].segmentation: is not compressed RLE"),
         ({"segmentation": {"size": [100, 120], "counts": [0, 12000]}}, "predictions[1].segmentation: is not"),
+        ({"segmentation": {"size": [100.0, 120.0], "counts": b"0"}}, "predictions[1].segmentation: is not"),
+        ({"segmentation": {"size": 100, "counts": b"0"}}, "predictions[1].segmentation: is not compressed RLE"),
     ],
 )
 def test_a_wrong_prediction_is_named(change, message):
