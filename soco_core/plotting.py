@@ -1,4 +1,4 @@
-"""What the charts of several stages have in common."""
+"""What the pictures of several stages have in common."""
 
 from __future__ import annotations
 
@@ -6,6 +6,22 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def png(figure: Figure, dpi: int) -> bytes:
+    """Return a figure as a PNG, the same bytes for the same figure.
+
+    Names of the user's in it may be in any script: a letter that the font lacks is drawn as an empty box.
+    """
+    import io
+    import warnings
+
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
+    return file.getvalue()
 
 
 def from_zero(axes: Axes, least_top: float = 0.0) -> None:

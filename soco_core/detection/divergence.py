@@ -13,7 +13,8 @@ from soco_core.artifacts.result import ResultDirectory
 from soco_core.datasets.split import LabelledSplit
 from soco_core.detection.data import Batch
 from soco_core.engine.divergence import dump_divergence
-from soco_core.storage import atomic_file
+from soco_core.plotting import png
+from soco_core.storage import write_bytes
 
 COLUMNS = 4
 LISTED_TENSORS = 20
@@ -95,5 +96,4 @@ def draw_batch(
             )
     for axis in axes:
         axis.set_axis_off()
-    with atomic_file(path) as file:
-        figure.savefig(file, format="png", dpi=90)
+    write_bytes(path, png(figure, 90))

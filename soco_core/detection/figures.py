@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ from numpy.typing import NDArray
 from soco_core.datasets.split import LabelledSplit, polygons
 from soco_core.detection.data import read_image
 from soco_core.detection.masks import decode_rle
-from soco_core.storage import atomic_file
+from soco_core.plotting import png
+from soco_core.storage import write_bytes
 
 COLUMNS_SHOWN = 8
 DPI = 100
@@ -46,8 +46,7 @@ def draw_detections(split: LabelledSplit, predictions: list[dict[str, Any]], pat
         axes[0, column].set_title(str(record["file_name"]), fontsize=7, parse_math=False)
     axes[0, 0].set_ylabel("annotated", fontsize=9)
     axes[1, 0].set_ylabel(f"found (score ≥ {SCORE_SHOWN})", fontsize=9)
-    with atomic_file(path) as file:
-        figure.savefig(file, format="png", dpi=110)
+    write_bytes(path, png(figure, 110))
 
 
 def draw_found(split: LabelledSplit, position: int, found: list[dict[str, Any]]) -> bytes:
@@ -68,9 +67,7 @@ def draw_found(split: LabelledSplit, position: int, found: list[dict[str, Any]])
     FigureCanvasAgg(figure)
     axis = figure.add_axes((0, 0, 1, 1), frameon=False)
     _draw(axis, pixels, found, split, 8.0)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=DPI)
-    return file.getvalue()
+    return png(figure, DPI)
 
 
 def _draw(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from soco_core.artifacts.metrics import read_metrics
 from soco_core.engine.records import METRICS, SPEED
-from soco_core.plotting import from_zero
+from soco_core.plotting import from_zero, png
 from soco_core.pretrain.data import ViewDataset
-from soco_core.storage import atomic_file
+from soco_core.storage import write_bytes
 from soco_core.views.draw import PicturedImage, draw_views
 
 SPREAD = "spread of embeddings"
@@ -65,8 +65,7 @@ def draw_curves(path: Path, folder: Path) -> None:
             axis.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     for axis in axes[len(drawn) :]:
         axis.set_axis_off()
-    with atomic_file(path) as file:
-        figure.savefig(file, format="png", dpi=90, metadata={"Software": None})
+    write_bytes(path, png(figure, 90))
 
 
 def pictured(dataset: ViewDataset, numbers: Sequence[int]) -> list[PicturedImage]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,8 @@ import numpy as np
 from soco_core.artifacts.proposals import Proposals
 from soco_core.config import ProposalsConfig, Recipe
 from soco_core.images import BadImageError, ImageSource, decode_image
-from soco_core.storage import atomic_file
+from soco_core.plotting import png
+from soco_core.storage import write_bytes
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -161,6 +161,4 @@ def _picture(source: ImageSource, name: str, max_pixels: int) -> npt.NDArray[np.
 
 
 def _save(figure: Figure, path: Path) -> None:
-    with atomic_file(path) as file, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a file's name may be in any script
-        figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
+    write_bytes(path, png(figure, 110))

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soco_core.artifacts.metrics import read_metrics
-from soco_core.plotting import from_zero
+from soco_core.plotting import from_zero, png
 from soco_core.report.runs import Run
 from soco_core.report.tables import Table, heading, shown
-from soco_core.storage import atomic_file, write_bytes
+from soco_core.storage import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -154,7 +154,9 @@ def draw_bars(table: Table, report: Path) -> list[Figure]:
 
 def _legend_above(axes: Axes) -> None:
     """Name the methods above the axes, where the names cover nothing."""
-    axes.legend(frameon=False, fontsize=9, ncols=4, loc="lower left", bbox_to_anchor=(0, 1))
+    legend = axes.legend(frameon=False, fontsize=9, ncols=4, loc="lower left", bbox_to_anchor=(0, 1))
+    for name in legend.get_texts():
+        name.set_parse_math(False)
 
 
 def _lines(averaged: list[bool], each: str) -> str:
@@ -221,6 +223,5 @@ def _save(canvas: Canvas, report: Path, name: str, caption: str) -> list[Figure]
     for axes in canvas.axes:
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-    with atomic_file(report / file) as out:
-        canvas.savefig(out, format="png", dpi=140, metadata={"Software": None})
+    write_bytes(report / file, png(canvas, 140))
     return [Figure(file, caption)]

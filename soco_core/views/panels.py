@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy.typing as npt
+
+from soco_core.plotting import png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,11 +82,7 @@ def draw_panels(rows: Sequence[Sequence[Panel]], legend: str) -> bytes:
                 _draw_arrows(figure, before, (axis, panel))
             left, before = left + w + GAP, (axis, panel)
         top -= ABOVE + row_height + BELOW
-    file = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a file's name may be in any script
-        figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
-    return file.getvalue()
+    return png(figure, 110)
 
 
 def _draw_panel(axis: Axes, panel: Panel) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from soco_core.artifacts.metrics import MetricsWriter
 from soco_core.artifacts.result import open_result
 from soco_core.config import Recipe
 from soco_core.recipes import load_recipe
-from soco_core.report.figures import draw_finetuning, draw_pretraining
+from soco_core.report.figures import draw_bars, draw_finetuning, draw_pretraining
 from soco_core.report.runs import Run
 from soco_core.report.stage import report
 from soco_core.report.tables import build_tables
@@ -107,3 +108,14 @@ def test_the_losses_of_a_benchmark_lie_bare(
     check_lines_seen(axes)
     check_legend_covers_nothing(axes)
     assert captions[0].endswith(f"all terms together {said}.")
+
+
+def test_the_name_of_a_method_is_no_formula(
+    results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """``$_$`` is none that matplotlib knows, and its font has no such letter as the other one."""
+    (table,) = build_tables([run(results, "a $_$ \u540d", 3)])
+    for draw in (draw_finetuning, draw_bars):
+        figure = drawn(monkeypatch, partial(draw, table, tmp_path))
+        (name,) = figure.axes[0].get_legend().get_texts()  # type: ignore[union-attr]
+        assert name.get_text() == "a $_$ \u540d"
