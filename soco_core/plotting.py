@@ -31,11 +31,9 @@ def from_zero(axes: Axes, least_top: float = 0.0) -> None:
 
     Args:
         axes: of values that are not negative, drawn already.
-        least_top: what the axis reaches at least; where this and all values are 0, it reaches 1.
+        least_top: what the axis reaches at least, not negative; where this and all values are 0, it reaches 1.
     """
-    import math
-
-    largest = float(axes.dataLim.y1)
-    top = max(largest if math.isfinite(largest) else 0.0, least_top) or 1.0
+    # Of no finite value the limit is minus infinity.
+    top = max(float(axes.dataLim.y1), least_top) or 1.0
     # A line on the edge itself is cut through its middle, or cannot be told from the frame.
     axes.set_ylim(-0.04 * top, 1.06 * top)
