@@ -21,7 +21,7 @@ DEGENERATE = Rule("warning", "box without area", "it is not trained on; correct 
 NO_MASK = Rule(
     "error", "mask that is neither polygons nor RLE", "write a list of polygons [x1, y1, x2, y2, ...] or RLE"
 )
-RLE_SIZE = Rule("error", "RLE of another size than its image", "write size as [height, width] of the image")
+RLE_SIZE = Rule("error", "RLE of another size than its image", "write size as [height, width], whole numbers")
 RLE_COUNTS = Rule("error", "RLE whose counts are wrong", "write the counts anew: they sum to height x width")
 NO_POLYGON = Rule(
     "warning", "mask without a polygon", "detectors of masks do not train on it; add its polygons, or remove it"

@@ -150,7 +150,11 @@ def test_coco_s_own_quirks_pass(coco_folder):
     assert [len(item) for item in polygons(data.train.annotations[0])] == [8]
 
 
-BARE = [lambda item: item.pop("segmentation"), lambda item: item.update(segmentation=[])]
+BARE = [
+    lambda item: item.pop("segmentation"),
+    lambda item: item.update(segmentation=[]),
+    lambda item: item.update(segmentation=None),
+]
 
 
 @pytest.mark.parametrize("strip", BARE)
@@ -175,7 +179,7 @@ def test_detectors_of_masks_name_the_object_that_lacks_one(coco_folder):
     place = coco_folder.write()
     trainable = [trainable_images(open_finetuning_data(place, r).train, r.finetune.has_masks) for r in (masks, boxes)]
     assert trainable == [[0], [0, 1]]
-    del coco_folder.val["annotations"][1]["segmentation"]
+    coco_folder.val["annotations"][1]["segmentation"] = None
     with pytest.raises(
         InputError, match=r"instances_val\.json: annotation of id 2 has no 'segmentation' .*1 of 2 have none"
     ):

@@ -174,6 +174,17 @@ def test_batches_depend_on_seed_and_step_alone(coco_folder):
     )
 
 
+def test_only_what_is_learnt_is_repeated(coco_folder):
+    coco_folder.train["annotations"].append(coco_folder.square(3, 2, 7, [0, 0, 9, 9], segmentation=[]))
+    split = open_coco(coco_folder.write()).train
+    settings = recipe(batch=1).finetune.model_copy(update={"repeat_threshold": 1.0})
+    for detector, masks in (("mask-rcnn-fpn", True), ("fcos", False)):
+        chosen = recipe().model_copy(update={"finetune": settings.model_copy(update={"detector": detector})})
+        seen = [targets[0]["image_id"] - 1 for _, targets in training_batches(split, chosen, 0, 40, ALONE)]
+        orders = [[n for (n,) in islice(image_batches(split, [0, 1], 1, 0, 1.0, each), 40)] for each in (False, True)]
+        assert seen == orders[masks] != orders[not masks]
+
+
 def test_worker_processes_change_nothing(coco_folder):
     split = open_coco(coco_folder.write()).train
     alone = list(training_batches(split, recipe("[40, 60]"), 0, 4, ALONE))
