@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from soco_core.datasets.split import LabelledSplit, polygons
 from soco_core.detection.data import read_image
 from soco_core.detection.masks import decode_rle
+from soco_core.images.decode import DEFAULT_MAX_PIXELS
 from soco_core.plotting import png
 from soco_core.storage import write_bytes
 
@@ -22,13 +23,16 @@ SCORE_SHOWN = 0.5
 """Detections below this score would only hide the others."""
 
 
-def draw_detections(split: LabelledSplit, predictions: list[dict[str, Any]], path: Path) -> None:
+def draw_detections(
+    split: LabelledSplit, predictions: list[dict[str, Any]], path: Path, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> None:
     """Write a PNG: the truth of some images above, the detections in them below.
 
     Args:
         split: the evaluated split; images spread evenly over it are shown.
         predictions: COCO results.
         path: the file.
+        max_pixels: the recipe's `images.max_pixels`.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -39,7 +43,7 @@ def draw_detections(split: LabelledSplit, predictions: list[dict[str, Any]], pat
     axes = figure.subplots(2, len(positions), squeeze=False)
     for column, position in enumerate(positions):
         record = split.images[position]
-        pixels = read_image(split, record)
+        pixels = read_image(split, record, max_pixels)
         best = [item for item in predictions if item["image_id"] == record["id"] and item["score"] >= SCORE_SHOWN]
         _draw(axes[0, column], pixels, split.annotations_of[record["id"]], split)
         _draw(axes[1, column], pixels, best, split)
@@ -49,18 +53,21 @@ def draw_detections(split: LabelledSplit, predictions: list[dict[str, Any]], pat
     write_bytes(path, png(figure, 110))
 
 
-def draw_found(split: LabelledSplit, position: int, found: list[dict[str, Any]]) -> bytes:
+def draw_found(
+    split: LabelledSplit, position: int, found: list[dict[str, Any]], max_pixels: int = DEFAULT_MAX_PIXELS
+) -> bytes:
     """Return a PNG of one image with what was found in it, as large as the image unless that is tiny.
 
     Args:
         split: holds the image and the categories.
         position: the image's.
         found: COCO results of this image.
+        max_pixels: the recipe's `images.max_pixels`.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    pixels = read_image(split, split.images[position])
+    pixels = read_image(split, split.images[position], max_pixels)
     height, width = pixels.shape[:2]
     scale = max(1.0, LEAST_PICTURE / min(height, width))
     figure = Figure(figsize=(scale * width / DPI, scale * height / DPI), dpi=DPI)

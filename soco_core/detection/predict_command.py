@@ -79,7 +79,8 @@ def predict_images(weights: str, images: list[str], *, output: str, score: float
         write_text(join(output, IMAGES), json.dumps(content, indent=2) + "\n")
         for position, record in enumerate(split.images):
             shown = [item for item in found if item["image_id"] == record["id"] and item["score"] >= score]
-            write_bytes(join(output, DRAWINGS, f"{_drawing(record)}.png"), draw_found(split, position, shown))
+            drawing = draw_found(split, position, shown, recipe.images.max_pixels)
+            write_bytes(join(output, DRAWINGS, f"{_drawing(record)}.png"), drawing)
     except OSError as error:
         raise _cannot_write(output, error) from error
     drawn = sum(item["score"] >= score for item in found)

@@ -168,7 +168,7 @@ def _write(
         shortened=settings.scale,
         details=evaluation.details | {"precision": found.precision},
     ).write(result.path / METRICS)
-    draw_detections(data.val, found.predictions, result.path / FIGURE)
+    draw_detections(data.val, found.predictions, result.path / FIGURE, recipe.images.max_pixels)
     shown = ", ".join(
         f"{name} {'n/a' if value is None else f'{value:.1f}'}" for name, value in evaluation.columns.items()
     )
