@@ -34,7 +34,7 @@ def fails(error):
 class Counting:
     # The second batch of process 1 never comes; the first process gets a signal while it waits for that.
 
-    name, total_steps, steps_per_epoch, images_per_step = "count", 3, 0, 1
+    name, total_steps, steps_per_epoch, images_per_step, saved_before = "count", 3, 0, 1, 0
 
     def batches(self, first_step):
         for step in range(first_step, self.total_steps):
