@@ -146,10 +146,11 @@ def _split(images: list[str], output: str, categories: list[dict[str, Any]], max
 def _files(images: list[str], output: str) -> Iterator[str]:
     """Yield the images, each once: absolute paths, and URIs. What an earlier prediction drew is not among them."""
     own = None if is_s3(output) else Path(output).resolve()
+    drawn = output.rstrip("/") + "/"
     for place in images:
         if is_s3(place):
             # A prefix is a folder; an object has nothing below it.
-            below = [uri for name in open_tree(place).images("") if not (uri := join(place, name)).startswith(output)]
+            below = [uri for name in open_tree(place).images("") if not (uri := join(place, name)).startswith(drawn)]
             yield from below or [place]
         elif Path(place).is_dir():
             root = Path(place).resolve()
