@@ -9,6 +9,7 @@ the detector's head (res5); those of a reduced row of Table 4 have what it pretr
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,12 @@ PRETRAINED = "pretrained.safetensors"
 """What `pretrain` hands on: the online network, projector and predictor included."""
 CANONICAL = "canonical.safetensors"
 """What `convert` hands on: the parts that a detector takes over."""
+
+LENGTH = struct.Struct("<Q")
+"""How a file of safetensors begins: with the length of its header, which is JSON."""
+METADATA = "__metadata__"
+ALIGNMENT = 8
+"""Tensors begin at a multiple of this many bytes; spaces fill the header up."""
 
 
 @dataclass
@@ -43,13 +50,28 @@ class Coverage:
         write_text(path, json.dumps(asdict(self), indent=2) + "\n")
 
 
-def save_canonical(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    """Write canonical weights, atomically; `metadata` is stored in the file's header."""
+def save_weights(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Write weights as safetensors, atomically; the same ones give the same bytes.
+
+    Args:
+        path: the file.
+        tensors: on any device, in any layout.
+        metadata: stored in the file's header.
+    """
     from safetensors.torch import save
 
     contiguous = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    content = memoryview(save(contiguous, metadata))
+    (length,) = LENGTH.unpack_from(content)
+    header = json.loads(bytes(content[LENGTH.size : LENGTH.size + length]))
+    # The library writes several entries of the metadata in any order, another one each time.
+    ordered = json.dumps(header | ({METADATA: metadata} if metadata else {}), ensure_ascii=False, separators=(",", ":"))
+    encoded = ordered.encode()
+    encoded += b" " * (-len(encoded) % ALIGNMENT)
     with atomic_file(path) as file:
-        file.write(save(contiguous, metadata))
+        file.write(LENGTH.pack(len(encoded)))
+        file.write(encoded)
+        file.write(content[LENGTH.size + length :])
 
 
 def load_canonical(path: str | Path) -> dict[str, torch.Tensor]:

@@ -57,14 +57,14 @@ def import_foreign(
     read = None if result.done else _read(recipe, path, weights, layout, name)
 
     def compute(result: ResultDirectory, tracker: Tracker) -> dict[str, Any]:
-        from soco_core.artifacts.weights import CANONICAL, save_canonical
+        from soco_core.artifacts.weights import CANONICAL, save_weights
         from soco_core.convert.page import coverage_page
 
         assert read is not None
         imported, method = read
         coverage = imported.coverage
         header = {"backbone": recipe.model.backbone, "method": method, "layout": imported.layout.name}
-        save_canonical(result.path / CANONICAL, imported.tensors, header)
+        save_weights(result.path / CANONICAL, imported.tensors, header)
         coverage.write(result.path / "coverage.json")
         about = f"## Source\n\n`{path.name}`, layout `{imported.layout.name}`, method {method}. {IMAGES_NOTE}\n"
         storage.write_text(result.path / "coverage.md", f"{coverage_page([coverage])}\n{about}")

@@ -39,7 +39,7 @@ def convert(
     result = locate(output, "convert", CONTRACT, recipe, ("model",), {"pretrained": source.fingerprint})
 
     def compute(result: ResultDirectory, tracker: Tracker) -> dict[str, Any]:
-        from soco_core.artifacts.weights import CANONICAL, PRETRAINED, load_canonical, save_canonical
+        from soco_core.artifacts.weights import CANONICAL, PRETRAINED, load_canonical, save_weights
         from soco_core.convert.card import model_card
         from soco_core.convert.export import check_complete, export, exports_of, split_pretrained, with_counters
         from soco_core.convert.files import write_export
@@ -51,7 +51,7 @@ def convert(
         found = with_counters(found) if imported else found
         canonical, left_out = split_pretrained(found, str(file))
         check_complete(found, recipe.model, str(file), imported)
-        save_canonical(
+        save_weights(
             result.path / CANONICAL,
             canonical,
             {"backbone": recipe.model.backbone, "pretrained": source.fingerprint},

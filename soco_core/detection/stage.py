@@ -8,6 +8,7 @@ from soco_core.artifacts.benchmark import BenchmarkResult, check_detector
 from soco_core.artifacts.initialisation import Initialisation, find_initialisation
 from soco_core.artifacts.result import ResultDirectory, locate
 from soco_core.artifacts.stage import complete, other_precision
+from soco_core.artifacts.weights import save_weights
 from soco_core.config import Recipe
 from soco_core.console import say
 from soco_core.datasets.split import LabelledDataset, trainable_images
@@ -140,19 +141,17 @@ def _write(
 ) -> dict[str, Any]:
     import json
 
-    from safetensors.torch import save
-
     from soco_core.detection.figures import draw_detections
     from soco_core.evaluation.evaluator import evaluate
-    from soco_core.storage import write_bytes, write_text
+    from soco_core.storage import write_text
 
     settings = recipe.finetune
-    tensors = {key: value.detach().cpu().contiguous() for key, value in found.model.state_dict().items()}
     write_text(result.path / CATEGORIES, json.dumps(data.train.categories, indent=2) + "\n")
     keys = ("id", "file_name", "width", "height")
     images = [{key: image[key] for key in keys} for image in data.val.images]
     write_text(result.path / IMAGES, json.dumps({"images": images, "categories": data.train.categories}) + "\n")
-    write_bytes(result.path / WEIGHTS, save(tensors, {"format": settings.engine, "recipe": recipe.name}))
+    header = {"format": settings.engine, "recipe": recipe.name}
+    save_weights(result.path / WEIGHTS, found.model.state_dict(), header)
     write_text(result.path / PREDICTIONS, json.dumps(found.predictions))
     evaluation = evaluate(data.val, found.predictions, settings.has_masks)
     BenchmarkResult(

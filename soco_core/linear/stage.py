@@ -144,7 +144,7 @@ def _write(
 
     import numpy as np
 
-    from soco_core.artifacts.weights import save_canonical
+    from soco_core.artifacts.weights import save_weights
     from soco_core.linear.evaluate import accuracies
 
     rates = recipe.linear.learning_rates
@@ -159,9 +159,8 @@ def _write(
         "top5": reached[chosen]["top5"],
         "knn": float(found.neighbours["top1"]),
     }
-    # One entry: safetensors writes several in any order, and the same evaluation should write the same bytes.
     header = json.dumps({"learning_rates": rates, "best": chosen, "classes": data.train.classes})
-    save_canonical(result.path / WEIGHTS, found.heads.state_dict(), {"linear": header})
+    save_weights(result.path / WEIGHTS, found.heads.state_dict(), {"linear": header})
     _write_predictions(data, found.best[chosen], result)
     bad = len(found.neighbours["bad_images"])
     BenchmarkResult(

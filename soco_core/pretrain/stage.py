@@ -55,7 +55,7 @@ def pretrain(
         result = _locate(recipe, proposed, output)
 
         def compute(result: ResultDirectory, tracker: Tracker) -> dict[str, Any]:
-            from soco_core.artifacts.weights import PRETRAINED, save_canonical
+            from soco_core.artifacts.weights import PRETRAINED, save_weights
             from soco_core.pretrain.figures import draw_curves, draw_first_views
             from soco_core.pretrain.trainer import Trainer
 
@@ -68,7 +68,7 @@ def pretrain(
                 processes.check_same(in_common(recipe, Recipe.model_fields, the_proposals=proposed.fingerprint))
                 trainer = processes.together(lambda: Trainer(recipe, dataset, processes, result, tracker))
                 trainer.train()
-            save_canonical(result.path / PRETRAINED, trainer.weights(), {"fingerprint": result.fingerprint})
+            save_weights(result.path / PRETRAINED, trainer.weights(), {"fingerprint": result.fingerprint})
             draw_curves(result.path / "figures" / "loss.png", result.path)
             return trainer.summary(result)
 

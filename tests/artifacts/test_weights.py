@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from soco_core.artifacts.weights import Coverage, load_canonical, save_canonical
+from soco_core.artifacts.weights import Coverage, load_canonical, save_weights
 from soco_core.errors import InputError
 
 
@@ -24,7 +24,7 @@ def test_weights_come_back_bit_for_bit_with_their_metadata(tmp_path: Path) -> No
         "parameter": torch.nn.Parameter(torch.ones(2)),
         "channels last": torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last),
     }
-    save_canonical(path, tensors, {"made_by": "a test"})
+    save_weights(path, tensors, {"made_by": "a test"})
     loaded = load_canonical(path)
     assert set(loaded) == set(tensors)
     for key, value in tensors.items():
@@ -34,9 +34,25 @@ def test_weights_come_back_bit_for_bit_with_their_metadata(tmp_path: Path) -> No
         assert file.metadata() == {"made_by": "a test"}
 
 
+def test_the_same_weights_and_metadata_give_the_same_bytes(tmp_path: Path) -> None:
+    """The library would need luck for its own order of eight entries to come twice."""
+    tensors = {"b": torch.ones(3), "a": torch.arange(5), "ü": torch.zeros(2, dtype=torch.bfloat16)}
+    metadata = {f"key {number}": f'é "{number}"' for number in range(8)}
+    files = [tmp_path / "first", tmp_path / "second"]
+    for file in files:
+        save_weights(file, tensors, metadata)
+    assert files[0].read_bytes() == files[1].read_bytes()
+    with safe_open(files[0], framework="pt") as file:
+        assert file.metadata() == metadata
+    loaded = load_canonical(files[0])
+    assert all(torch.equal(loaded[key], value) for key, value in tensors.items())
+    save_weights(files[0], tensors, {})
+    assert all(torch.equal(load_canonical(files[0])[key], value) for key, value in tensors.items())
+
+
 def test_what_is_not_safetensors_is_refused_in_one_line(tmp_path: Path) -> None:
     whole = tmp_path / "whole.safetensors"
-    save_canonical(whole, {"a": torch.ones(100)}, {})
+    save_weights(whole, {"a": torch.ones(100)}, {})
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(whole.read_bytes()[:-10])
     (tmp_path / "empty").touch()

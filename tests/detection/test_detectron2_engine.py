@@ -21,7 +21,7 @@ from soco_core.artifacts.initialisation import find_initialisation
 from soco_core.artifacts.metrics import read_metrics
 from soco_core.artifacts.result import locate, writing
 from soco_core.artifacts.weight_names import to_canonical, to_target
-from soco_core.artifacts.weights import Coverage, save_canonical
+from soco_core.artifacts.weights import Coverage, save_weights
 from soco_core.config import Recipe
 from soco_core.convert.export import Export, export, split_pretrained
 from soco_core.demo_data.stage import demo_data
@@ -245,7 +245,7 @@ def test_a_pretraining_fills_all_that_it_pretrained(detector: str, source: str, 
         place = result.uri
     elif source == "canonical":
         place = str(tmp_path / "canonical.safetensors")
-        save_canonical(Path(place), canonical, {})
+        save_weights(Path(place), canonical, {})
     else:
         place = str(tmp_path / "weights.pth")
         torch.save(exports[source], place)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from soco_core.artifacts.initialisation import find_initialisation
-from soco_core.artifacts.weights import Coverage, save_canonical
+from soco_core.artifacts.weights import Coverage, save_weights
 from soco_core.config import Recipe
 from soco_core.convert.export import Export, export, split_pretrained
 from soco_core.detection.model import build_detector
@@ -43,7 +43,7 @@ def write(kind: str, recipe: Recipe, folder: Path) -> tuple[Path, dict[str, torc
     """The weights under soco's own names, or as `convert` writes them for two stages; and the canonical ones."""
     canonical, left_out = pretrained(recipe)
     if kind == "canonical":
-        save_canonical(folder / "canonical.safetensors", canonical, {})
+        save_weights(folder / "canonical.safetensors", canonical, {})
         return folder / "canonical.safetensors", canonical
     target: Any = kind
     tensors, _ = export(canonical, Export(target, recipe.model.architecture), recipe.model, left_out)

@@ -10,7 +10,7 @@ from torchvision.models import resnet18
 
 from soco_core.artifacts.initialisation import find_initialisation
 from soco_core.artifacts.result import locate, writing
-from soco_core.artifacts.weights import PRETRAINED, save_canonical
+from soco_core.artifacts.weights import PRETRAINED, save_weights
 from soco_core.config import Recipe
 from soco_core.convert.import_stage import import_foreign
 from soco_core.convert.stage import convert
@@ -39,7 +39,7 @@ def pretrained(recipe: Recipe, output: Path) -> tuple[OnlineNetwork, str]:
         network.head(pool_regions(pyramid, boxes, assign_levels(boxes, recipe.model.level_limits), 7))
     result = locate(str(output), "pretrain", 1, recipe, ("model",), {})
     with writing(result, recipe):
-        save_canonical(result.path / PRETRAINED, network.state_dict(), {})
+        save_weights(result.path / PRETRAINED, network.state_dict(), {})
         result.finish({})
     return network.eval(), result.uri
 

@@ -17,7 +17,7 @@ import torchvision
 from soco_core.artifacts.benchmark import BenchmarkResult
 from soco_core.artifacts.metrics import read_metrics
 from soco_core.artifacts.result import ResultDirectory, locate, writing
-from soco_core.artifacts.weights import CANONICAL, load_canonical, save_canonical
+from soco_core.artifacts.weights import CANONICAL, load_canonical, save_weights
 from soco_core.config import Recipe
 from soco_core.errors import InputError, InterruptedStageError
 from soco_core.linear import neighbours, train
@@ -250,7 +250,7 @@ def test_a_conversion_and_a_file_of_the_same_weights_reach_the_same(
         converted = locate(str(tmp_path), stage, 1, tiny, ("model",), {})
         with writing(converted, tiny):
             weights = {f"encoder.{key}": value for key, value in state.items() if not key.startswith("fc.")}
-            save_canonical(converted.path / CANONICAL, weights | {"head.fc1.weight": torch.zeros(2)}, {})
+            save_weights(converted.path / CANONICAL, weights | {"head.fc1.weight": torch.zeros(2)}, {})
             converted.finish(summary)
         result = linear(tiny, images=classes_folder, init=str(converted.path), output=str(tmp_path))
         found = BenchmarkResult.read(result.path / "metrics.json")

@@ -11,7 +11,7 @@ import torchvision
 
 from soco_core.artifacts.initialisation import find_initialisation
 from soco_core.artifacts.weight_names import to_target
-from soco_core.artifacts.weights import save_canonical
+from soco_core.artifacts.weights import save_weights
 from soco_core.errors import InputError
 from soco_core.linear.weights import load_backbone
 from soco_core.models.backbone import Encoder
@@ -58,7 +58,7 @@ def test_every_layout_gives_the_same_backbone(
     extra = {key: torch.zeros(2) for key in left_out}
     if kind == "canonical":
         path = tmp_path / "weights.safetensors"
-        save_canonical(path, canonical(resnet) | OTHERS, {})
+        save_weights(path, canonical(resnet) | OTHERS, {})
     elif kind == "torchvision":
         write(path, resnet)
     elif kind == "ddp":
