@@ -9,7 +9,7 @@ PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numpr
 DEMO_OUTPUT ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-full format render check check-k8s bench clean
+.PHONY: help setup demo test test-full test-gpu format render check check-k8s bench clean
 
 help:  ## Show what can be done here
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ test: $(INSTALLED)  ## Run the tests
 
 test-full: $(INSTALLED)  ## Run the tests, the longest included
 	$(PYTEST) -m 'slow or not slow'
+
+test-gpu: $(INSTALLED)  ## Run the tests that want a GPU (all others compute on the CPU)
+	SOCO_REQUIRE_GPU=1 $(PYTEST) -m gpu
 
 format: $(INSTALLED)  ## Format the code and mend what can be mended
 	$(BIN)/ruff check --fix --quiet .

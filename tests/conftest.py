@@ -23,6 +23,16 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 share_cores()
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs from tests and the processes that they start, unless those marked `gpu` are asked for.
+
+    What they expect is what a CPU computes, and one GPU is not enough for several processes.
+    """
+    asked_for = config.option.markexpr
+    if "gpu" not in asked_for or "not gpu" in asked_for:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real images for development; it lies beside a checkout and is not part of it.

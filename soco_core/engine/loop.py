@@ -15,6 +15,7 @@ from soco_core.engine.checkpoints import Checkpointer
 from soco_core.engine.distributed import Processes, Wishes
 from soco_core.engine.interrupt import InterruptGuard
 from soco_core.engine.loading import Loading
+from soco_core.engine.pace import Pace
 from soco_core.engine.records import Records
 from soco_core.tracking import Tracker
 
@@ -103,8 +104,8 @@ class TrainingLoop(Generic[B]):
         self.step = 0
         self.shorten = shorten
         self._guard = InterruptGuard(processes.ask_to_stop)
-        self._read = time.perf_counter()
-        self._unread = 0
+        warns = processes.first and processes.device.type == "cuda"
+        self._pace = Pace(task.name, task.images_per_step, runtime.workers, warns)
         self._heard = time.monotonic()
         """When a signal could be answered for the last time."""
         self._warned = False
@@ -128,7 +129,7 @@ class TrainingLoop(Generic[B]):
             self._recording() as records,
             Loading(self.task.batches(self.step), self.processes.device) as batches,
         ):
-            self._read = time.perf_counter()
+            self._pace.begin()
             while self.step < self.task.total_steps:
                 batch, wishes = self._next(batches, records)
                 if any(wishes):
@@ -160,7 +161,7 @@ class TrainingLoop(Generic[B]):
         self.task.step(self.step, batch)
         self._hear()
         self.step += 1
-        self._unread += 1
+        self._pace.step()
 
     def _hear(self) -> None:
         """Say, once, that a signal would have been answered too late."""
@@ -179,7 +180,8 @@ class TrainingLoop(Generic[B]):
         batch = None
         error = None
         try:
-            batch = batches.next(lambda: bool(self._asked))
+            with self._pace.waiting():
+                batch = batches.next(lambda: bool(self._asked))
         except Exception as caught:
             error = caught
         failure = records.look() if records is not None else None
@@ -210,11 +212,7 @@ class TrainingLoop(Generic[B]):
         """Fetch what was measured since the last time, and write it down."""
         speed: dict[str, float] = {}
         for finished in self.task.measured():
-            if not speed:
-                now = time.perf_counter()
-                seconds = (now - self._read) / self._unread
-                self._read, self._unread = now, 0
-                speed = {"seconds_per_step": seconds, "images_per_second": self.task.images_per_step / seconds}
+            speed = speed or self._pace.look()
             if records is not None:
                 records.step(*finished[:2], speed, finished.note)
 

@@ -1,6 +1,6 @@
-"""Every training on a device with a memory of its own, by the CPU: what it gives is what the CPU gives.
+"""Every training on a device with a memory of its own: what it gives is what the CPU gives.
 
-What a GPU alone can tell (its kernels, its speed) it cannot; see `pytest -m gpu`.
+The device is one that the CPU computes, and with `pytest -m gpu` a real GPU.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from soco_core.pretrain.trainer import Trainer
 from soco_core.proposals.stage import propose
 from soco_core.recipes import load_recipe, parse_recipe
 from tests.detection.test_stage import TINY
+from tests.gpu import computing_on, require_gpu
 from tests.linear.conftest import TINY as TINY_LINEAR
 from tests.linear.conftest import write_classes
 from tests.pretend_device import Seen, ThereTensor, pretend_device
@@ -102,6 +103,28 @@ def check_mixed(run: Run, task: type[Any], folder: Path, patch: pytest.MonkeyPat
         assert np.isfinite(rounded).all()
 
 
+def check_on_a_gpu(run: Run, task: type[Any], folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Train on the CPU; on a GPU in float32 with a break; on a GPU in what `auto` chooses for it."""
+    gpu = require_gpu()
+    with computing_on(torch.device("cpu"), patch, exact=True):
+        whole = losses(run(folder / "cpu"))
+    with computing_on(gpu, patch, exact=True):
+        broken_once(task, 2, patch)
+        with pytest.raises(InterruptedStageError):
+            run(folder / "gpu")
+        there = losses(run(folder / "gpu"))
+    with computing_on(gpu, patch):
+        rounded = losses(run(folder / "rounded"))
+    assert len(whole) == len(there) == len(rounded)
+    assert there[0] == pytest.approx(whole[0], rel=1e-4)
+    np.testing.assert_allclose(there, whole, rtol=2e-3, atol=2e-3)
+    assert rounded[0] == pytest.approx(whole[0], rel=0.15, abs=0.05)
+    assert np.isfinite(rounded).all()
+
+
+CHECKS = [check, check_mixed, pytest.param(check_on_a_gpu, marks=pytest.mark.gpu)]
+
+
 def test_the_device_says_what_a_gpu_would_say(monkeypatch: pytest.MonkeyPatch) -> None:
     with pretend_device("meta", monkeypatch) as device:
         images, weight = torch.rand(1, 2, 4, 4).to(device), torch.rand(3, 2, 1, 1)
@@ -133,7 +156,7 @@ DETECTORS = ["mask-rcnn-fpn", *(pytest.param(name, marks=slow) for name in ("mas
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-@pytest.mark.parametrize("checked", [check, check_mixed])
+@pytest.mark.parametrize("checked", CHECKS)
 def test_pretraining(
     checked: Check, name: str, proposals: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,7 +166,7 @@ def test_pretraining(
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("detector", DETECTORS)
-@pytest.mark.parametrize("checked", [check, check_mixed])
+@pytest.mark.parametrize("checked", CHECKS)
 def test_finetuning(
     checked: Check, detector: str, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,7 +190,7 @@ def test_finetuning(
     checked(run, Finetuning, tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize("checked", [check, check_mixed])
+@pytest.mark.parametrize("checked", CHECKS)
 def test_linear(checked: Check, classes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = parse_recipe(TINY_LINEAR)
     checked(

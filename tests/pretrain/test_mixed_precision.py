@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -24,6 +23,7 @@ from soco_core.pretrain.trainer import Trainer
 from soco_core.proposals.stage import propose
 from soco_core.recipes import load_recipe
 from soco_core.tracking import Tracker
+from tests.gpu import require_gpu
 from tests.scenes import write_scenes
 
 SMALL = [
@@ -57,13 +57,7 @@ def proposals(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def gpu() -> torch.device:
-    """SOCO_REQUIRE_GPU makes its absence a failure."""
-    if not torch.cuda.is_available():
-        reason = "torch finds no GPU here"
-        if os.environ.get("SOCO_REQUIRE_GPU"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return torch.device("cuda")
+    return require_gpu()
 
 
 @pytest.fixture

@@ -273,7 +273,7 @@ def test_all_that_is_watched_is_drawn(make: MakeTrainer, tmp_path: Path) -> None
         *("boxes_P2", "boxes_P3", "boxes_P4", "boxes_P5", "unusable_images", "embedding_std", "gradient_norm"),
     }
     speed = read_metrics(tmp_path / "result" / "speed.jsonl")
-    assert [set(line) for line in speed] == [{"step", "seconds_per_step", "images_per_second"}] * 6
+    assert [set(line) for line in speed] == [{"step", "seconds_per_step", "images_per_second", "data_wait"}] * 6
     draw_curves(tmp_path / "curves.png", tmp_path / "result")
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.width > 1000
