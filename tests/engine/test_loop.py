@@ -113,6 +113,15 @@ def test_the_occasions_of_checkpoints(tmp_path: Path, epoch: int, runtime: dict[
     assert losses(result) == EXPECTED
 
 
+def test_the_share_of_time_spent_waiting_for_batches(tmp_path: Path) -> None:
+    task, result = Counting(total=4), found(tmp_path)
+    task.events = {2: lambda: time.sleep(0.5)}
+    train(task, result)
+    waits = [entry["data_wait"] for entry in read_metrics(result.path / "speed.jsonl")]
+    assert all(0 <= share <= 1 for share in waits)
+    assert max(waits) == waits[2] > 0.5
+
+
 def test_the_clock_saves_once_in_so_many_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from soco_core.engine import records
 
