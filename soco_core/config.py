@@ -116,7 +116,7 @@ class ViewsConfig(Section):
 
     objects: Literal["proposals", "whole-image"] = "proposals"
     """What is contrasted: object proposals, or each view as one object (Table 4, first row: K is then 1)."""
-    size: Annotated[int, Field(ge=32)] = 224
+    size: Annotated[int, Field(ge=32, le=2048)] = 224
     """Side of V1 and V2 in pixels (3.2)."""
     crop_source: Literal["first", "image"] = "first"
     """What V2, V4 (and V3, if it is a crop) are cropped from: V1 (3.2), or the original image (the authors' code)."""

@@ -10,9 +10,11 @@ from soco_core import storage
 from soco_core.artifacts.proposals import Proposals
 from soco_core.artifacts.result import open_result
 from soco_core.config import Recipe
+from soco_core.console import say
 from soco_core.errors import InputError
 from soco_core.images import BadImageError, decode_image, open_source
 from soco_core.pretrain.data import ViewDataset
+from soco_core.pretrain.proposed import as_proposed
 from soco_core.proposals.engines import build_engine
 from soco_core.proposals.filters import distinct_boxes, filter_boxes
 from soco_core.views.draw import PicturedImage, draw_views
@@ -76,7 +78,11 @@ def _search(recipe: Recipe, uri: str) -> PicturedImage:
 
 def _look_up(recipe: Recipe, image: str, uri: str, images: str | None) -> PicturedImage:
     """Find an image, by its id or its path, among those of `soco propose`."""
-    proposals = Proposals.open(open_result(uri, stage="proposals"))
+    proposed = open_result(uri, stage="proposals")
+    _, differing = as_proposed(recipe, proposed)
+    if differing:
+        say(f"warning: {differing}")
+    proposals = Proposals.open(proposed)
     source = open_source(images or proposals.image_set)
     ids = [image]
     if not storage.is_s3(source.root) and Path(image).resolve().is_relative_to(Path(source.root).resolve()):

@@ -99,7 +99,9 @@ def propose(
 
 def views(
     image: Annotated[str, typer.Argument(help="An image file; with --proposals also the id of one of their images.")],
-    seed: Annotated[int | None, typer.Option(help="Seed of every random choice; by default the recipe's.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of every random choice; by default the recipe's.")
+    ] = None,
     epoch: Annotated[int, typer.Option(min=0, help="The epoch whose views are drawn.")] = 0,
     proposals: Annotated[
         str | None, typer.Option(help="Result of `soco propose`: draw what its pretraining sees of the image.")

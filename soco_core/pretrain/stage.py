@@ -13,6 +13,7 @@ from soco_core.console import say
 from soco_core.engine.distributed import Processes
 from soco_core.engine.together import in_common, run_together
 from soco_core.errors import InputError
+from soco_core.pretrain.proposed import as_proposed
 from soco_core.tracking import Tracker, TrackingContext
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def pretrain(
 
     Returns:
         A result with ``pretrained.safetensors`` (the online network), ``metrics.jsonl``, ``checkpoints/``
-        and ``figures/``; in the first process. The others end here, with its status.
+        and ``figures/``; in the first process. The others end here, with its status. The recipe stored with it has
+        the section `proposals` of the proposals; if the given one differs, that is warned of.
 
     Raises:
         InputError: the proposals are missing or belong to other images, or an image is missing or not what it was.
@@ -53,6 +55,9 @@ def pretrain(
     def lead(processes: Processes) -> ResultDirectory:
         proposed = open_result(proposals, stage="proposals")
         result = _locate(recipe, proposed, output)
+        used, differing = as_proposed(recipe, proposed)
+        if differing:
+            say(f"warning: {differing}")
 
         def compute(result: ResultDirectory, tracker: Tracker) -> dict[str, Any]:
             from soco_core.artifacts.weights import PRETRAINED, save_weights
@@ -73,7 +78,7 @@ def pretrain(
             return trainer.summary(result)
 
         reused = result.done is not None
-        complete(result, recipe, tracking, compute)
+        complete(result, used, tracking, compute)
         if reused:
             for warning in otherwise_computed(result, recipe.runtime, processes.count):
                 say(f"warning: {warning}")

@@ -176,7 +176,12 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
         path = ".".join(str(part) for part in item["loc"]) or "recipe"
         if item["type"] == "extra_forbidden":
             fields = _fields_at(model, item["loc"][:-1])
-            lines.append(f"{path}: unknown key{_suggestion(str(item['loc'][-1]), fields)}")
+            near = _suggestion(str(item["loc"][-1]), fields) or " (`soco recipe` shows all that there are)"
+            lines.append(f"{path}: unknown key{near}")
+        elif item["type"] == "model_type":
+            lines.append(f"{path}: a section, not a value; write {path}.FIELD=VALUE (got {item['input']!r})")
+        elif item["type"] == "missing":
+            lines.append(f"{path}: missing")
         else:
             message = item["msg"].removeprefix("Value error, ")
             shown = "" if item["type"] == "value_error" else f" (got {item['input']!r})"
