@@ -159,6 +159,8 @@ class _JobRun:
             self.job = job
             self._report()
             end = _ended(job)
+            if end is not None:  # pods may have ended with it since they were looked at
+                pods += self.cluster.pods(self.name)
             for pod in pods:
                 if is_master(pod) and has_begun(pod):
                     self.log.follow(str(pod["metadata"]["name"]))

@@ -152,6 +152,7 @@ def test_pushed_to_a_registry_it_is_named_by_its_digest(
         engine.images.remove("127.0.0.1:1/soco:7")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(2400)
 @pytest.mark.parametrize(("architecture", "status"), [("sm_80", 0), ("sm_10", 1)])
 def test_the_cuda_image_is_not_built_for_gpus_that_pytorch_has_no_code_for(

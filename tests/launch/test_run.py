@@ -10,7 +10,7 @@ import pytest
 
 from soco_core.errors import InputError, SocoError
 from soco_core.launch import build_job, job_name, run_job
-from soco_core.launch.cluster import ClusterError
+from soco_core.launch.cluster import Cluster, ClusterError
 from tests.launch.conftest import SETTINGS, WAITS, WORK
 from tests.launch.fake_api import JOBS, NAMESPACE
 from tests.launch.fake_kubernetes import FakeKubernetes
@@ -218,6 +218,31 @@ def test_the_first_pod_to_fail_is_the_cause(kubernetes: FakeKubernetes) -> None:
     with pytest.raises(
         SocoError, match=r"master-0 ended with exit code 2, its last lines: error: recipe\.yaml: unknown"
     ):
+        run()
+
+
+def test_pods_that_end_between_two_looks_are_the_cause_too(
+    kubernetes: FakeKubernetes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job fails right after the launcher has asked for its pods, of which there were none."""
+    pods, failed, looks = Cluster.pods, threading.Event(), iter(range(99))
+
+    def operate(job: str) -> None:
+        master = kubernetes.running(job)
+        kubernetes.log(master, "error: recipe.yaml: unknown key")
+        kubernetes.ended(master, 2)
+        kubernetes.condition(job, "Failed")
+        failed.set()
+
+    def too_early(self: Cluster, name: str) -> list[Any]:
+        if next(looks) > 0:
+            return pods(self, name)
+        assert failed.wait(20)
+        return []
+
+    kubernetes.operate = operate
+    monkeypatch.setattr(Cluster, "pods", too_early)
+    with pytest.raises(SocoError, match=r"master-0 ended with exit code 2, its last lines: error: recipe\.yaml"):
         run()
 
 

@@ -108,14 +108,15 @@ def check(make: Callable[[], Trainer], folder: Path, precision: str, tolerance: 
         assert again.precision.scaler.state_dict() == ended
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+# Minutes, where the CPU has no fp16 of its own.
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_on_a_cpu(precision: str, make: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """fp16, which users are told to leave to GPUs since it is slow here, computes the same way with its scaler."""
     monkeypatch.setattr("soco_core.pretrain.trainer.choose_precision", lambda *_: precision)
     check(lambda: make("cpu", precision), tmp_path, precision, 0.0)
 
     # On another device `auto` may be another one.
-    other = "bf16" if precision == "fp16" else "fp16"
+    other = "bf16" if precision == "fp16" else "fp32"
     monkeypatch.setattr("soco_core.pretrain.trainer.choose_precision", lambda *_: other)
     for checkpoint in (tmp_path / "checkpoints").glob("step-*.pt"):
         if checkpoint.name > f"step-{BROKEN:08d}.pt":
@@ -124,7 +125,7 @@ def test_on_a_cpu(precision: str, make: MakeTrainer, tmp_path: Path, monkeypatch
     moved.train()
     assert [(entry["first_step"], entry["precision"]) for entry in moved.attempts] == [(0, precision), (BROKEN, other)]
     scaled = [entry["step"] for entry in read_metrics(tmp_path / "metrics.jsonl") if "loss_scale" in entry]
-    assert scaled == list(range(BROKEN) if precision == "fp16" else range(BROKEN, STEPS))
+    assert scaled == list(range(BROKEN) if precision == "fp16" else [])
     draw_curves(tmp_path / "loss.png", tmp_path)
 
 
