@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -43,61 +46,49 @@ def repeat_files(images: Path, folder: Path, count: int) -> None:
 
 def speed_of(result: ResultDirectory) -> float:
     """Images a second over the second half of the steps."""
-    spent = [entry["seconds_per_step"] for entry in read_metrics(result.path / SPEED)]
-    half = spent[len(spent) // 2 :]
-    images = float(read_metrics(result.path / SPEED)[-1]["images_per_second"] * spent[-1])
-    return images * len(half) / sum(half)
+    speeds = [entry["images_per_second"] for entry in read_metrics(result.path / SPEED)]
+    return statistics.harmonic_mean(speeds[len(speeds) // 2 :])  # each step has as many images
 
 
-def row(label: str, result: ResultDirectory, began: float) -> str:
+def measure(label: str, train: Callable[[], ResultDirectory]) -> None:
+    """Print a row; the hours are those of 100 epochs of ImageNet at that speed."""
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    began = time.monotonic()
+    result = train()
+    seconds, speed = time.monotonic() - began, speed_of(result)
+    memory = f"{torch.cuda.max_memory_allocated() / GIB:.1f}" if on_gpu else "-"
     losses = [entry["loss"] for entry in read_metrics(result.path / METRICS)]
-    memory = torch.cuda.max_memory_allocated() / GIB if torch.cuda.is_available() else 0.0
-    return (
-        f"| {label} | {speed_of(result):.1f} | {memory:.1f} | {losses[0]:.2f} | {losses[-1]:.2f} | "
-        f"{time.monotonic() - began:.0f} |"
-    )
+    hours = f"{100 * IMAGENET / speed / 3600:.0f}" if result.stage == "pretrain" else "-"
+    cells = [f"{label}, {result.summary['precision']}", f"{speed:.1f}", memory, f"{losses[0]:.2f}", f"{losses[-1]:.2f}"]
+    print("| " + " | ".join([*cells, f"{seconds:.0f}", hours]) + " |", flush=True)
 
 
 def measure_pretraining(options: argparse.Namespace, folder: Path) -> None:
-    count = options.batch_size * options.steps
-    repeat_files(options.images, folder / "images", count)
+    repeat_files(options.images, folder / "images", options.batch_size * options.steps)
+    fields = [f"pretrain.batch_size={options.batch_size}", "pretrain.epochs=1", "pretrain.warmup_epochs=0.5"]
+    fields += ["proposals.engine=random", "images.fingerprint=sizes"]
     for name in options.recipes:
-        common = [f"pretrain.batch_size={options.batch_size}", "pretrain.epochs=1", "pretrain.warmup_epochs=0.5"]
-        search = ["proposals.engine=random", "images.fingerprint=sizes"]
-        recipe = load_recipe(name, [*common, *search, *options.overrides])
+        recipe = load_recipe(name, [*fields, *options.overrides])
         boxes = propose(recipe, images=str(folder / "images"), output=str(folder / name)).uri
         for workers in options.workers:
-            recipe = load_recipe(name, [*common, *search, f"runtime.workers={workers}", *options.overrides])
-            if torch.cuda.is_available():
-                torch.cuda.reset_peak_memory_stats()
-            began = time.monotonic()
-            result = pretrain(recipe, proposals=boxes, output=str(folder / f"{name}-{workers}"))
-            how = f"{name}, {result.summary['precision']}, {workers} workers"
-            print(row(how, result, began), f"{100 * IMAGENET / speed_of(result) / 3600:.0f} h |", flush=True)
+            recipe = load_recipe(name, [*fields, f"runtime.workers={workers}", *options.overrides])
+            output = str(folder / f"{name}-{workers}")
+            measure(f"{name}, {workers} workers", partial(pretrain, recipe, proposals=boxes, output=output))
 
 
 def measure_finetuning(options: argparse.Namespace, folder: Path) -> None:
     size = ["demo_data.train_images=32", "demo_data.val_images=2", "demo_data.unlabelled_images=1"]
     data = str(demo_data(load_recipe("demo", [*size, "demo_data.image_size=640"]), output=str(folder)).path)
+    fields = [f"finetune.iterations={options.steps}", "finetune.warmup_iterations=0", "finetune.learning_rate=0.001"]
+    fields += ["finetune.precise_bn_images=16", f"runtime.workers={options.workers[0]}"]
     for detector in options.detectors:
         for engine in options.engines:
-            fields = [
-                f"finetune.iterations={options.steps}",
-                "finetune.warmup_iterations=0",
-                "finetune.learning_rate=0.001",
-            ]
-            fields += ["finetune.precise_bn_images=16"]
-            fields += [
-                f"finetune.engine={engine}",
-                f"finetune.detector={detector}",
-                f"runtime.workers={options.workers[0]}",
-            ]
-            recipe = load_recipe("soco-fpn-100ep", [*fields, *options.overrides])
-            if torch.cuda.is_available():
-                torch.cuda.reset_peak_memory_stats()
-            began = time.monotonic()
-            result = finetune(recipe, coco=data, init="scratch", output=str(folder / f"{detector}-{engine}"))
-            print(row(f"{detector}, {engine}, {result.summary['precision']}", result, began), "|", flush=True)
+            chosen = [f"finetune.engine={engine}", f"finetune.detector={detector}"]
+            recipe = load_recipe("soco-fpn-100ep", [*fields, *chosen, *options.overrides])
+            output = str(folder / f"{detector}-{engine}")
+            measure(f"{detector}, {engine}", partial(finetune, recipe, coco=data, init="scratch", output=output))
 
 
 def main() -> None:
@@ -115,8 +106,9 @@ def main() -> None:
     if options.training == "pretrain" and options.images is None:
         parser.error("--images is missing")
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    print(f"{where}, {usable_cores()} cores\n\n| | images/s | GPU's GiB | first loss | last loss | seconds in all |")
-    print("|---|---|---|---|---|---|", flush=True)
+    print(f"{where}, {usable_cores()} cores\n")
+    print("| | images/s | GPU's GiB | first loss | last loss | seconds in all | 100 epochs, h |")
+    print("|---|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         (measure_pretraining if options.training == "pretrain" else measure_finetuning)(options, Path(folder))
 
